@@ -1,7 +1,7 @@
 """Randomness is addressed, not carried: every draw is seeded by where it stands, so no generator state is ever saved.
 
-A key is a function of its parts alone (for example the run's seed, the word "augment", epoch, sample, copy) and is equal
-on every machine, process and Python version.
+A key is a function of its parts alone (for example the run's seed, the word "augment", epoch, sample, copy) and is
+equal on every machine, process and Python version.
 """
 
 import hashlib
@@ -18,7 +18,9 @@ def key(*parts: int | str) -> int:
 
 
 def seed_all(seed: int, device: torch.device | None = None) -> None:
-    """Seed the three generators that timm's transforms, mixup and drop path draw from (and CUDA's, on a CUDA device)."""
+    """Seed the three generators that timm's transforms, mixup and drop path draw from (and CUDA's, on a CUDA
+    device).
+    """
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
     # torch.manual_seed walks every backend and takes 90 us; a sample is seeded a thousand times a second.
