@@ -1,0 +1,51 @@
+"""From a trained DCLS layer to a plain convolution."""
+
+import torch
+from torch import nn
+
+from dcls.layers.convolution import DclsNd
+from dcls.layers.drop_in import CONVOLUTIONS
+
+
+def fuse(model: nn.Module) -> nn.Module:
+    """Replace every DCLS layer, in place, by the torch convolution with its constructed kernel. Returns the model.
+
+    A layer that is itself the root is returned as a convolution. A layer used in several places stays one module.
+    Positions can no longer be learned afterwards, and hooks on the replaced layers are gone: evaluation and export
+    work on `fuse(copy.deepcopy(model))`.
+    """
+    fused: dict[nn.Module, nn.Module] = {}
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if isinstance(child, DclsNd):
+                fused[child] = fused[child] if child in fused else convolution(child)
+                parent._modules[name] = fused[child]
+    return convolution(model) if isinstance(model, DclsNd) else model
+
+
+@torch.no_grad()
+def convolution(layer: DclsNd) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:
+    """The nn.Conv1d, 2d or 3d that computes what the layer computes now."""
+    kernel = layer.construct_kernel().to(layer.weight.dtype)
+    conv = CONVOLUTIONS[layer.dimensions](
+        layer.in_channels,
+        layer.out_channels,
+        layer.dilated_kernel_size,  # type: ignore[arg-type]
+        layer.stride,  # type: ignore[arg-type]
+        layer.padding,  # type: ignore[arg-type]
+        groups=layer.groups,
+        bias=False,
+        padding_mode=layer.padding_mode,
+        device="meta",
+    )
+    conv.weight = nn.Parameter(kernel.contiguous(memory_format=_format(layer)), layer.weight.requires_grad)
+    if layer.bias is not None:
+        conv.bias = nn.Parameter(layer.bias.detach().clone(), layer.bias.requires_grad)
+    return conv.train(layer.training)
+
+
+def _format(layer: DclsNd) -> torch.memory_format:
+    """channels_last where model.to(memory_format=...) has been called: of a 2-D layer's parameters, P tells."""
+    last = torch.channels_last
+    restrided = layer.P.dim() == 4 and not layer.P.is_contiguous() and layer.P.is_contiguous(memory_format=last)
+    return last if restrided and layer.dimensions == 2 else torch.contiguous_format

@@ -1,0 +1,27 @@
+"""The repulsive loss, which keeps the taps of a kernel from meeting (arXiv:2112.03740)."""
+
+import torch
+from torch import Tensor, nn
+
+from dcls.layers.inventory import positions
+
+
+def repulsive_loss(model: nn.Module) -> Tensor:
+    """Mean over a model's distinct position parameters of their `repulsion`; a scalar, 0 without any.
+
+    The papers' recipe adds its square to the loss where the zero-based epoch is above 20.
+    """
+    terms = [repulsion(position) for position in positions(model).values()]
+    return torch.stack(terms).mean() if terms else torch.zeros(())
+
+
+def repulsion(position: Tensor) -> Tensor:
+    """2 / (K (K - 1)) sum_{i<j} relu(1 - |p_i - p_j|), averaged over the kernels of positions [N, .., K].
+
+    Distances are Euclidean, in cells: 1 when all taps coincide, 0 when all are at least a cell apart, 0 for one tap.
+    """
+    taps = position.shape[-1]
+    first, second = torch.triu_indices(taps, taps, offset=1, device=position.device)
+    position = position.to(torch.promote_types(position.dtype, torch.float32))
+    distance = torch.linalg.vector_norm(position[..., first] - position[..., second], dim=0)
+    return torch.relu(1 - distance).sum(-1).mean() * (2 / max(taps * (taps - 1), 1))
