@@ -1,0 +1,305 @@
+"""Pictures of a run: where its taps sit, the kernels they make, its curves, and runs side by side.
+
+Figures are drawn on their own Agg canvas: no pyplot, no global style, no display. Files are written atomically.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor, nn
+
+from dcls import layers
+from dcls.analysis.positions import sample, statistics
+from dcls.atomic import replacing
+
+Path = str | os.PathLike[str]
+Item = TypeVar("Item")
+
+DPI = 130
+GROUPS_SHOWN = 6
+KERNELS_SHOWN = 10
+TAPS_TRACED = 150
+BINS_PER_PIXEL = 4
+INK, PALE, GRID = "#22303c", "#8a97a3", "#e4e8ec"
+COLOURS = ("#0b6e99", "#d1495b", "#3a8f5c", "#b07b1e", "#7b5ea7", "#5b6770")
+
+
+# --- positions -------------------------------------------------------------------------------------------------------
+
+
+def positions_png(
+    start: Mapping[str, Tensor],
+    end: Mapping[str, Tensor],
+    limits: Mapping[str, tuple[int, ...]],
+    path: Path,
+    *,
+    title: str = "Positions of the taps, start and end",
+) -> None:
+    """Per group: the density of the taps over the kernel at the start, at the end, and a sample of their ways.
+
+    start, end: [n, O, C, .., K] in pixels, by group (`positions.snapshot` or `History.at`). With one learned axis both
+    densities are curves in one panel; with three, taps are projected on the last two. At most 6 groups, evenly chosen.
+    Without any group nothing is written.
+    """
+    if not end:
+        return
+    names = _evenly(list(end), GROUPS_SHOWN)
+    one_axis = all(len(limits[name]) == 1 for name in names)
+    rows = 1 if one_axis else 3
+    figure = _figure(2.9 * len(names) + 0.9, 2.9 * rows + 1.0, title)
+    axes = figure.subplots(rows, len(names), squeeze=False)
+    for column, name in zip(axes.T, names, strict=True):
+        a, b = (sample(positions[name].float()) for positions in (start, end))
+        facts = statistics({name: a}, {name: b}, limits)[name]
+        (_draw_axis if len(limits[name]) == 1 else _draw_plane)(column, a.numpy(), b.numpy(), limits[name])
+        column[0].set_title(
+            f"{_short(name)}\nmoved {facts['movement']:.2f} px, spread {facts['spread']:.2f} px", fontsize=9, color=INK
+        )
+    if not one_axis:
+        for axis, label in zip(axes[:, 0], ("start", "end", "a sample: start to end"), strict=True):
+            axis.set_ylabel(f"{label}\nrow offset (px)", fontsize=9, color=INK)
+    _save(figure, path)
+
+
+def _draw_plane(column: Sequence[Axes], start: np.ndarray, end: np.ndarray, limit: tuple[int, ...]) -> None:
+    """Density at the start, at the end (one colour scale), and arrows, over the last two learned axes."""
+    (rows, columns), start, end = limit[-2:], start[-2:], end[-2:]
+    edges = [_edges(half) for half in (rows, columns)]
+    counts = [np.histogram2d(points[0].ravel(), points[1].ravel(), bins=edges)[0] for points in (start, end)]
+    norm = PowerNorm(0.5, vmin=0, vmax=max(count.max() for count in counts))
+    box = (-columns - 0.5, columns + 0.5, rows + 0.5, -rows - 0.5)
+    for axis, count in zip(column, counts, strict=False):
+        axis.imshow(count, extent=box, norm=norm, cmap="magma", interpolation="bilinear", aspect="equal")
+        _grid(axis, rows, columns, dark=True)
+    _draw_ways(column[2], start, end)
+    column[2].set(xlim=box[:2], ylim=box[2:], aspect="equal", xlabel="column offset (px)")
+    _grid(column[2], rows, columns, dark=False)
+
+
+def _draw_ways(axis: Axes, start: np.ndarray, end: np.ndarray) -> None:
+    a, b = start.reshape(2, -1), end.reshape(2, -1)
+    picked = np.linspace(0, a.shape[1] - 1, min(TAPS_TRACED, a.shape[1])).astype(int)
+    (y0, x0), (y1, x1) = a[:, picked], b[:, picked]
+    axis.plot([x0, x1], [y0, y1], color=COLOURS[0], linewidth=0.7, alpha=0.55)
+    axis.scatter(x0, y0, s=3, color=PALE, linewidths=0)
+    axis.scatter(x1, y1, s=7, color=COLOURS[1], linewidths=0)
+
+
+def _grid(axis: Axes, rows: int, columns: int, *, dark: bool) -> None:
+    """Ticks in pixels, and the outline of a 7 x 7 kernel where it is smaller than this one."""
+    line = "white" if dark else INK
+    if rows > 3 and columns > 3:
+        axis.add_patch(Rectangle((-3.5, -3.5), 7, 7, fill=False, edgecolor=line, linewidth=0.8, linestyle=(0, (4, 3))))
+        axis.text(-3.4, -3.7, "7 x 7", color=line, fontsize=6.5, va="bottom")
+    axis.set_xticks([-columns, 0, columns])
+    axis.set_yticks([-rows, 0, rows])
+    _quiet(axis)
+
+
+def _draw_axis(column: Sequence[Axes], start: np.ndarray, end: np.ndarray, limit: tuple[int, ...]) -> None:
+    axis, edges = column[0], _edges(limit[0])
+    for points, colour, label in ((start, PALE, "start"), (end, COLOURS[1], "end")):
+        axis.hist(points.ravel(), edges, density=True, histtype="stepfilled", alpha=0.25, color=colour)
+        axis.hist(points.ravel(), edges, density=True, histtype="step", color=colour, label=label)
+    axis.set(xlim=(edges[0], edges[-1]), yticks=[], xlabel="offset (px)", ylabel="density")
+    axis.legend(frameon=False, fontsize=8)
+    _quiet(axis)
+
+
+def _edges(half: int) -> list[float]:
+    return np.linspace(-half - 0.5, half + 0.5, (2 * half + 1) * BINS_PER_PIXEL + 1).tolist()
+
+
+# --- kernels ---------------------------------------------------------------------------------------------------------
+
+
+def kernels_png(model: nn.Module, path: Path, *, title: str | None = None) -> None:
+    """A sample of the kernels that the model convolves with, one row a group, each group on one symmetric scale.
+
+    DCLS layers: the constructed kernels of the middle layer of each group that shares positions. Without any, the
+    model's depthwise convolutions (or, if none, its dense ones), one layer for each width, a dilated one with its gaps.
+    A kernel with three axes is cut in the middle of the first. Nothing is written for a model without such layers.
+    """
+    chosen = _dcls_kernels(model) or _plain_kernels(model)
+    names = _evenly(list(chosen), GROUPS_SHOWN)
+    if not names:
+        return
+    figure = _figure(1.05 * KERNELS_SHOWN + 1.6, 1.12 * len(names) + 0.9, title or "A sample of the kernels")
+    grid = figure.add_gridspec(len(names), KERNELS_SHOWN + 1, width_ratios=[1] * KERNELS_SHOWN + [0.09])
+    for row, name in enumerate(names):
+        pictures = _pictures(chosen[name])
+        scale = max(float(np.abs(pictures).max()), 1e-12)
+        for column, picture in enumerate(pictures):
+            axis = figure.add_subplot(grid[row, column])
+            image = axis.imshow(picture, cmap="RdBu_r", vmin=-scale, vmax=scale, interpolation="nearest", aspect="auto")
+            axis.set_box_aspect(1)
+            axis.set(xticks=[], yticks=[])
+            _quiet(axis)
+            if column == 0:
+                size = " x ".join(str(side) for side in chosen[name].shape[2:])
+                axis.set_ylabel(f"{_short(name)}\n{size}", fontsize=8, color=INK)
+        bar = figure.colorbar(image, cax=figure.add_subplot(grid[row, -1]), ticks=[-scale, 0, scale], format="%.2g")
+        bar.ax.tick_params(labelsize=7, length=0, labelcolor=INK)
+        bar.outline.set_visible(False)
+    _save(figure, path)
+
+
+@torch.no_grad()
+def _dcls_kernels(model: nn.Module) -> dict[str, Tensor]:
+    """The kernels [O, C, S..] of the middle layer of each group, by that layer's name."""
+    groups: dict[int, list[tuple[str, layers.DclsNd]]] = {}
+    for name, layer in layers.layers(model):
+        groups.setdefault(id(layer.P), []).append((name, layer))
+    middle = [members[len(members) // 2] for members in groups.values()]
+    return {name: layer.construct_kernel().detach().cpu() for name, layer in _evenly(middle, GROUPS_SHOWN)}
+
+
+def _plain_kernels(model: nn.Module) -> dict[str, Tensor]:
+    """The kernels of the first spatial convolution of each width; depthwise ones where there are any."""
+    spatial = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and max(module.kernel_size) > 1
+    ]
+    depthwise = [(name, module) for name, module in spatial if module.groups == module.in_channels > 1]
+    by_width: dict[int, tuple[str, nn.Module]] = {}
+    for name, module in depthwise or spatial:
+        by_width.setdefault(module.in_channels, (name, module))
+    return {name: _with_gaps(module) for name, module in by_width.values()}
+
+
+def _with_gaps(convolution: Any) -> Tensor:
+    """The kernel with zeros where dilation skips cells."""
+    weight = convolution.weight.detach().float().cpu()
+    sizes = [(size - 1) * step + 1 for size, step in zip(weight.shape[2:], convolution.dilation, strict=True)]
+    spread = weight.new_zeros(*weight.shape[:2], *sizes)
+    spread[(..., *(slice(None, None, step) for step in convolution.dilation))] = weight
+    return spread
+
+
+def _pictures(kernels: Tensor) -> np.ndarray:
+    """Evenly chosen kernels of [O, C, S..] as pictures [.., H, W]."""
+    flat = kernels.flatten(0, 1)
+    flat = flat[torch.arange(min(KERNELS_SHOWN, len(flat))) * len(flat) // min(KERNELS_SHOWN, len(flat))]
+    while flat.dim() > 3:
+        flat = flat[:, flat.shape[1] // 2]
+    return (flat if flat.dim() == 3 else flat.unsqueeze(1)).float().numpy()
+
+
+# --- curves ----------------------------------------------------------------------------------------------------------
+
+
+def curves_png(history: Sequence[Mapping[str, Any]], path: Path, *, title: str = "Training") -> None:
+    """Loss, top-1, learning rates and the movement of positions over the epochs, from the rows of metrics.jsonl.
+
+    What a row lacks, or has as None, is left out. Without rows nothing is written.
+    """
+    if not history:
+        return
+    groups = list(history[-1].get("positions") or {})
+    panels: list[tuple[str, Callable[[Axes], None]]] = [
+        ("loss", lambda axis: _lines(axis, history, {"train_loss": "train", "eval_loss": "validation"})),
+        ("top-1 (%)", lambda axis: _lines(axis, history, {"top1": "weights", "top1_ema": "average (EMA)"})),
+        ("learning rate", lambda axis: _lines(axis, history, {"lr": "weights", "position_lr": "positions"})),
+    ]
+    if groups:
+        panels.append(("movement from the start (px)", lambda axis: _movement(axis, history, groups)))
+    figure = _figure(3.6 * len(panels), 3.3, title)
+    for axis, (label, draw) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        draw(axis)
+        _finish_curves(axis, label)
+    _save(figure, path)
+
+
+def _lines(axis: Axes, rows: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> None:
+    for colour, (key, label) in zip(COLOURS, labels.items(), strict=False):
+        _line(axis, [(row["epoch"], row.get(key)) for row in rows], colour, label)
+
+
+def _movement(axis: Axes, rows: Sequence[Mapping[str, Any]], groups: Sequence[str]) -> None:
+    for colour, name in zip(COLOURS, _evenly(groups, GROUPS_SHOWN), strict=False):
+        points = [(row["epoch"], ((row.get("positions") or {}).get(name) or {}).get("movement")) for row in rows]
+        _line(axis, points, colour, _short(name))
+    axis.set_ylim(bottom=0)
+
+
+def _line(axis: Axes, points: Iterable[tuple[int, float | None]], colour: str, label: str) -> None:
+    known = [(epoch + 1, value) for epoch, value in points if value is not None]
+    if known:
+        axis.plot(*zip(*known, strict=True), color=colour, label=label, linewidth=1.6, marker="o", markersize=2.5)
+
+
+def _finish_curves(axis: Axes, label: str) -> None:
+    axis.set_title(label, fontsize=10, color=INK, loc="left")
+    axis.set_xlabel("epoch", fontsize=8, color=INK)
+    axis.grid(color=GRID, linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if axis.lines:
+        axis.legend(frameon=False, fontsize=8, labelcolor=INK)
+    _quiet(axis)
+
+
+# --- comparison ------------------------------------------------------------------------------------------------------
+
+
+def comparison_png(
+    runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], path: Path, *, title: str = "Runs side by side"
+) -> None:
+    """Training loss and top-1 over the epochs: a line an arm, the mean over its seeds, shaded from lowest to highest.
+
+    runs: for each label the histories of its seeds (rows of metrics.jsonl).
+    """
+    figure = _figure(8.6, 3.6, title)
+    for axis, key, label in zip(
+        figure.subplots(1, 2), ("train_loss", "top1"), ("training loss", "validation top-1 (%)"), strict=True
+    ):
+        for colour, (arm, histories) in zip(COLOURS, runs.items(), strict=False):
+            values = np.array([[row[key] for row in rows] for rows in histories], dtype=float)
+            epochs = [row["epoch"] + 1 for row in histories[0]]
+            axis.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
+            axis.plot(epochs, values.mean(0), color=colour, label=arm, linewidth=1.6, marker="o", markersize=2.5)
+        _finish_curves(axis, label)
+    _save(figure, path)
+
+
+# --- common to all ---------------------------------------------------------------------------------------------------
+
+
+def _figure(width: float, height: float, title: str) -> Figure:
+    figure = Figure(figsize=(max(width, 5.0), height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=12, color=INK, x=0.01, ha="left")
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with replacing(path) as stream:
+        figure.savefig(stream, format="png", dpi=DPI)
+
+
+def _quiet(axis: Axes) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.spines[["left", "bottom"]].set_color(PALE)
+    axis.tick_params(colors=INK, labelsize=7.5, length=2, width=0.6)
+    axis.xaxis.label.set_fontsize(8)
+
+
+def _evenly(items: Sequence[Item], count: int) -> list[Item]:
+    """At most `count` of the items, evenly chosen, the first and the last among them."""
+    if len(items) <= count:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
+
+
+def _short(name: str, length: int = 26) -> str:
+    return name if len(name) <= length else "…" + name[-length + 1 :]
