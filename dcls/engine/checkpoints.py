@@ -1,0 +1,142 @@
+"""Checkpoints that cannot be half there.
+
+A file is written beside its place, flushed to disk and renamed to `step-<step>.<sha256 prefix>.pt`: the digest in
+the name is the commit mark, and loading checks it (torch.load alone misses most flipped bits). `last.pt` and
+`best.pt` are links, replaced atomically. Only plain types are stored, so `torch.load(..., weights_only=True)` opens
+them anywhere.
+"""
+
+import hashlib
+import logging
+import os
+import pickle
+import re
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from dcls.errors import CheckpointError
+
+log = logging.getLogger(__name__)
+NAME = re.compile(r"step-(\d+)\.([0-9a-f]{16})\.pt")
+UNFINISHED = ".unfinished"
+
+
+class Checkpoints:
+    """The checkpoints of one run folder: the two newest and the best are kept. Only rank 0 writes."""
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder, self.keep = folder, keep
+
+    def save(self, state: dict[str, Any], step: int, *, best: bool = False) -> Path:
+        """Write `state`; when this returns, the file survives a power cut. `best` also moves `best.pt` to it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        draft = self.folder / f"step-{step}{UNFINISHED}"
+        with draft.open("wb") as file:
+            writer = _Digesting(file)
+            torch.save(state, writer)
+            file.flush()
+            os.fsync(file.fileno())
+        path = self.folder / f"step-{step}.{writer.digest()}.pt"
+        os.replace(draft, path)
+        self._link("last.pt", path)
+        if best:
+            self._link("best.pt", path)
+        _sync_folder(self.folder)
+        self._prune()
+        return path
+
+    def newest(self) -> Path | None:
+        """The newest checkpoint whose digest is right. A torn one is named in the log and left in place."""
+        for path in self._by_age():
+            if intact(path):
+                return path
+            log.warning(
+                "checkpoint %s is torn (its content does not match the digest in its name); trying the one before", path
+            )
+        return None
+
+    def _by_age(self) -> list[Path]:
+        """Newest first; of several at one step (two runs of it), the one written last."""
+        found = [
+            (int(match[1]), path.stat().st_mtime_ns, path)
+            for path in self._files()
+            if (match := NAME.fullmatch(path.name))
+        ]
+        return [path for *_, path in sorted(found, reverse=True)]
+
+    def _files(self) -> list[Path]:
+        return [path for path in self.folder.glob("step-*.pt") if not path.is_symlink()]
+
+    def _link(self, name: str, target: Path) -> None:
+        draft = self.folder / f"{name}{UNFINISHED}"
+        draft.unlink(missing_ok=True)
+        draft.symlink_to(target.name)
+        os.replace(draft, self.folder / name)
+
+    def _prune(self) -> None:
+        best = self.folder / "best.pt"
+        kept = {path.name for path in self._by_age()[: self.keep]} | (
+            {best.readlink().name} if best.is_symlink() else set()
+        )
+        for path in [*self._files(), *self.folder.glob(f"*{UNFINISHED}")]:
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
+
+
+def intact(path: Path) -> bool:
+    """Whether the file's sha256 begins with the digest in its name; True for names that carry none."""
+    match = NAME.fullmatch(path.resolve().name)
+    if match is None:
+        return True
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest().startswith(match[2])
+
+
+def load(path: Path | str, option: str = "checkpoint") -> dict[str, Any]:
+    """The content of a checkpoint, on the CPU. Raises CheckpointError naming `option` when it is absent, torn or
+    foreign.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{option}={path}: there is no such file")
+    if not intact(path):
+        raise CheckpointError(
+            f"{option}={path} is torn: its content does not match the digest in its name; "
+            "use the checkpoint before it in the same folder"
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"{option}={path} is not a checkpoint that torch can open safely: {reason}") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{option}={path} holds a {type(state).__name__}; expected a dictionary of tensors")
+    return state
+
+
+class _Digesting:
+    """A file that remembers the sha256 of what went through it; torch.save writes strictly forward."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._hash = file, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self._hash.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def digest(self) -> str:
+        return self._hash.hexdigest()[:16]
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the renames themselves durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

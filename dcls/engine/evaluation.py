@@ -1,0 +1,71 @@
+"""Evaluation: every image counts exactly once, whatever the number of processes and the batch size."""
+
+import time
+from collections.abc import Iterable
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dcls import layers
+from dcls.engine.prepare import Precision
+from dcls.engine.processes import World
+
+
+@dataclass(frozen=True)
+class Scores:
+    """top1 and top5 in percent, loss the mean cross-entropy, images how many counted, img_per_s over all processes."""
+
+    top1: float
+    top5: float
+    loss: float
+    images: int
+    img_per_s: float
+
+
+def fused(model: nn.Module, *, channels_last: bool = True) -> nn.Module:
+    """A copy for inference: DCLS layers become plain convolutions with the constructed kernels."""
+    copy = layers.fuse(deepcopy(model)).eval()
+    return copy.to(memory_format=torch.channels_last) if channels_last else copy
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    world: World,
+    *,
+    precision: Precision,
+    class_map: torch.Tensor | None = None,
+    limit: int | None = None,
+) -> Scores:
+    """Score `model` (in eval mode) on this process's share of the images, then sum over the processes.
+
+    `class_map` [model classes] holds, for each class of the data, its index among the model's outputs, when the data
+    has other classes than the model. `limit` stops after that many batches (debug runs).
+    """
+    totals = torch.zeros(4, dtype=torch.float64, device=world.device)
+    start = time.perf_counter()
+    for images, labels in islice(batches, limit):
+        labels = labels.to(world.device, non_blocking=True)
+        with precision.autocast():
+            logits = model(precision.place(images))
+        logits = logits.float() if class_map is None else logits.float()[:, class_map]
+        totals += _counts(logits, labels)
+    world.sum(totals)
+    top1, top5, loss, images_seen = totals.tolist()
+    seconds = time.perf_counter() - start
+    count = max(images_seen, 1.0)
+    return Scores(100 * top1 / count, 100 * top5 / count, loss / count, int(images_seen), images_seen / seconds)
+
+
+def _counts(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """[right at first, right among five (or all, of fewer classes), sum of losses, images], float64."""
+    ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    hits = ranked == labels[:, None]
+    loss = F.cross_entropy(logits, labels, reduction="sum")
+    parts = [hits[:, 0].sum(), hits.sum(), loss, torch.tensor(len(labels), device=logits.device)]
+    return torch.stack([part.double() for part in parts])

@@ -1,0 +1,72 @@
+"""From a bare model to what the step calls, in one order: device, channels_last, checkpointing, DDP, compile."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dcls.engine.processes import World
+from dcls.errors import ConfigError
+
+AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How images reach the device and in which type products are computed; parameters stay float32."""
+
+    device: torch.device
+    amp: torch.dtype | None
+    channels_last: bool
+
+    def autocast(self) -> AbstractContextManager[object]:
+        return nullcontext() if self.amp is None else torch.autocast(self.device.type, dtype=self.amp)
+
+    def place(self, images: torch.Tensor) -> torch.Tensor:
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return images.to(self.device, non_blocking=True, memory_format=layout)
+
+
+def precision(device: torch.device, *, amp: str = "auto", channels_last: bool = True) -> Precision:
+    """`amp` is auto (bf16 on CUDA, off on a CPU), off, bf16 or fp16."""
+    if amp != "auto" and amp not in AMP:
+        raise ConfigError(f"runtime.amp={amp}: choose one of auto, {', '.join(AMP)}")
+    chosen = AMP[amp] if amp != "auto" else (torch.bfloat16 if device.type == "cuda" else None)
+    if chosen is torch.float16 and device.type == "cpu":
+        raise ConfigError("runtime.amp=fp16 needs a CUDA device; use runtime.amp=bf16 or off on a CPU")
+    return Precision(device, chosen, channels_last)
+
+
+def prepare(
+    model: nn.Module,
+    world: World,
+    *,
+    channels_last: bool = True,
+    activation_checkpointing: bool = False,
+    compile: bool = False,
+) -> nn.Module:
+    """The callable of the training step. `model` itself is moved in place and stays the bare module that state is
+    about.
+    """
+    model.to(world.device)
+    if channels_last:
+        model.to(memory_format=torch.channels_last)
+    if activation_checkpointing:
+        _checkpoint_activations(model)
+    forward: nn.Module = model
+    if world.size > 1:
+        ids = [world.device] if world.device.type == "cuda" else None
+        # Buffers belong to the slots' own averaging; broadcasting rank 0's would make them depend on the world.
+        forward = DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return torch.compile(forward) if compile else forward  # type: ignore[return-value]  # a module, whatever the stub says
+
+
+def _checkpoint_activations(model: nn.Module) -> None:
+    switch = getattr(model, "set_grad_checkpointing", None)
+    if switch is None:
+        raise ConfigError(
+            f"runtime.activation_checkpointing=true: {type(model).__name__} does not offer it; set it to false"
+        )
+    switch(True)

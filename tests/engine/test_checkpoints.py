@@ -1,0 +1,84 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+
+from dcls.engine.checkpoints import Checkpoints, intact, load
+from dcls.errors import CheckpointError
+
+
+def state(step: int) -> dict:
+    shared = torch.full((3,), float(step))
+    return {"step": step, "model": {"a.P": shared, "b.P": shared}}
+
+
+def test_the_two_newest_and_the_best_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    for step in range(1, 6):
+        checkpoints.save(state(step), step, best=step == 2)
+    steps = sorted(load(path)["step"] for path in checkpoints.folder.glob("step-*.pt"))
+    assert steps == [2, 4, 5]
+    assert load(checkpoints.folder / "best.pt")["step"] == 2
+    assert load(checkpoints.folder / "last.pt")["step"] == 5
+    assert load(checkpoints.newest())["step"] == 5
+
+
+def test_sharing_survives(tmp_path):
+    path = Checkpoints(tmp_path).save(state(1), 1)
+    model = load(path)["model"]
+    assert model["a.P"].data_ptr() == model["b.P"].data_ptr()
+
+
+def test_one_flipped_bit_is_found_and_the_one_before_is_used(tmp_path, caplog):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state(1), 1)
+    newest = checkpoints.save(state(2), 2)
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    assert not intact(newest)
+    with pytest.raises(CheckpointError, match=r"checkpoint=.*step-2.*is torn"):
+        load(newest)
+    assert load(checkpoints.newest())["step"] == 1
+    assert "step-2" in caplog.text
+
+
+def test_absent_foreign_and_unsafe_files_are_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"model.init_from=.*nowhere.pt: there is no such file"):
+        load(tmp_path / "nowhere.pt", "model.init_from")
+    (tmp_path / "text.pt").write_text("not a checkpoint")
+    with pytest.raises(CheckpointError, match=r"checkpoint=.*text.pt is not a checkpoint"):
+        load(tmp_path / "text.pt")
+    torch.save({"model": subprocess.Popen}, tmp_path / "code.pt")
+    with pytest.raises(CheckpointError, match=r"checkpoint=.*code.pt is not a checkpoint"):
+        load(tmp_path / "code.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(CheckpointError, match=r"checkpoint=.*list.pt holds a list"):
+        load(tmp_path / "list.pt")
+
+
+def test_a_process_killed_while_writing_leaves_the_last_one_whole(tmp_path):
+    script = f"""
+        import torch
+        from pathlib import Path
+        from dcls.engine.checkpoints import Checkpoints
+        checkpoints = Checkpoints(Path({str(tmp_path)!r}))
+        step = 0
+        while True:
+            step += 1
+            checkpoints.save({{"step": step, "x": torch.full((200_000,), float(step))}}, step)
+            print(step, flush=True)
+    """
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True)
+    with process:
+        done = 0
+        while done < 5:
+            done = int(process.stdout.readline())
+        os.kill(process.pid, signal.SIGKILL)
+    found = load(Checkpoints(tmp_path).newest())
+    assert found["step"] >= done
+    assert torch.equal(found["x"], torch.full((200_000,), float(found["step"])))

@@ -1,0 +1,56 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dcls import Dcls2d
+from dcls.engine import evaluation
+from dcls.engine.prepare import precision
+from dcls.engine.processes import World
+
+CPU = torch.device("cpu")
+
+
+def images_and_labels():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(37, 3, 8, 8, generator=generator), torch.randint(0, 7, (37,), generator=generator)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(1)
+    spatial = Dcls2d(3, 7, 4, dilated_kernel_size=5, padding=2)
+    return nn.Sequential(spatial, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+
+
+@pytest.mark.parametrize("batch", [1, 5, 37])
+def test_scores_are_those_of_the_whole_set(batch):
+    model, (images, labels) = network(), images_and_labels()
+    batches = zip(images.split(batch), labels.split(batch))
+    scores = evaluation.evaluate(model, batches, World(0, 1, CPU), precision=precision(CPU))
+    logits = model(images)
+    assert scores.images == 37
+    assert scores.top1 == pytest.approx(100 * (logits.argmax(1) == labels).float().mean().item())
+    five = (logits.argsort(1, descending=True)[:, :5] == labels[:, None]).any(1)
+    assert scores.top5 == pytest.approx(100 * five.float().mean().item())
+    assert scores.loss == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
+
+
+def test_a_class_map_selects_the_outputs_of_the_data():
+    model, (images, labels) = network(), images_and_labels()
+    chosen = torch.tensor([6, 0, 3])
+    kept = (labels[:, None] == chosen).any(1)
+    own = torch.stack([(chosen == label).nonzero()[0, 0] for label in labels[kept]])
+    scores = evaluation.evaluate(
+        model, [(images[kept], own)], World(0, 1, CPU), precision=precision(CPU), class_map=chosen
+    )
+    expected = (model(images[kept])[:, chosen].argmax(1) == own).float().mean().item()
+    assert scores.top1 == pytest.approx(100 * expected)
+    assert scores.top5 == 100.0  # five of three classes
+
+
+def test_fusing_a_copy_leaves_the_model_and_the_logits_alone():
+    model, (images, _) = network(), images_and_labels()
+    fused = evaluation.fused(model)
+    assert isinstance(fused[0], nn.Conv2d)
+    assert isinstance(model[0], Dcls2d)
+    torch.testing.assert_close(fused(images), model(images), rtol=1e-5, atol=1e-5)
