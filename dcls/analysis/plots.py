@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import PowerNorm
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.gridspec import SubplotSpec
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
@@ -27,9 +28,10 @@ Item = TypeVar("Item")
 DPI = 130
 GROUPS_SHOWN = 6
 KERNELS_SHOWN = 10
-TAPS_TRACED = 150
+TAPS_TRACED = 90
 BINS_PER_PIXEL = 4
 INK, PALE, GRID = "#22303c", "#8a97a3", "#e4e8ec"
+DENSITY = LinearSegmentedColormap.from_list("density", ["#ffffff00", "#9ecae1", "#2a7fb8", "#123f6b", "#0a1d37"])
 COLOURS = ("#0b6e99", "#d1495b", "#3a8f5c", "#b07b1e", "#7b5ea7", "#5b6770")
 
 
@@ -52,20 +54,22 @@ def positions_png(
     """
     if not end:
         return
-    names = _evenly(list(end), GROUPS_SHOWN)
-    one_axis = all(len(limits[name]) == 1 for name in names)
-    rows = 1 if one_axis else 3
-    figure = _figure(2.9 * len(names) + 0.9, 2.9 * rows + 1.0, title)
-    axes = figure.subplots(rows, len(names), squeeze=False)
-    for column, name in zip(axes.T, names, strict=True):
+    labels = _labels(_evenly(list(end), GROUPS_SHOWN))
+    flat = all(len(limits[name]) == 1 for name in labels)
+    rows = 1 if flat else 3
+    # Panels as high as the kernels are, so that a wide kernel leaves no gaps.
+    height = 2.4 if flat else 2.3 * max((2 * limits[name][-2] + 1) / (2 * limits[name][-1] + 1) for name in labels)
+    figure = _figure(2.9 * len(labels) + 0.9, (height + 0.3) * rows + 0.9, title)
+    axes = figure.subplots(rows, len(labels), squeeze=False)
+    for column, (name, label) in zip(axes.T, labels.items(), strict=True):
         a, b = (sample(positions[name].float()) for positions in (start, end))
         facts = statistics({name: a}, {name: b}, limits)[name]
         (_draw_axis if len(limits[name]) == 1 else _draw_plane)(column, a.numpy(), b.numpy(), limits[name])
-        column[0].set_title(
-            f"{_short(name)}\nmoved {facts['movement']:.2f} px, spread {facts['spread']:.2f} px", fontsize=9, color=INK
-        )
-    if not one_axis:
-        for axis, label in zip(axes[:, 0], ("start", "end", "a sample: start to end"), strict=True):
+        caption = f"moved {facts['movement']:.2f} px on average, {facts['border']:.1%} on the border"
+        column[0].set_title(label, fontsize=10, color=INK, loc="left", pad=18)
+        column[0].text(0, 1.02, caption, fontsize=7.5, color=PALE, transform=column[0].transAxes)
+    if not flat:
+        for axis, label in zip(axes[:, 0], ("start", "end", "ways of a sample"), strict=True):
             axis.set_ylabel(f"{label}\nrow offset (px)", fontsize=9, color=INK)
     _save(figure, path)
 
@@ -75,43 +79,50 @@ def _draw_plane(column: Sequence[Axes], start: np.ndarray, end: np.ndarray, limi
     (rows, columns), start, end = limit[-2:], start[-2:], end[-2:]
     edges = [_edges(half) for half in (rows, columns)]
     counts = [np.histogram2d(points[0].ravel(), points[1].ravel(), bins=edges)[0] for points in (start, end)]
-    norm = PowerNorm(0.5, vmin=0, vmax=max(count.max() for count in counts))
+    norm = PowerNorm(0.4, vmin=0, vmax=max(count.max() for count in counts))
     box = (-columns - 0.5, columns + 0.5, rows + 0.5, -rows - 0.5)
     for axis, count in zip(column, counts, strict=False):
-        axis.imshow(count, extent=box, norm=norm, cmap="magma", interpolation="bilinear", aspect="equal")
-        _grid(axis, rows, columns, dark=True)
+        axis.imshow(count, extent=box, norm=norm, cmap=DENSITY, interpolation="nearest", aspect="equal")
+        _grid(axis, rows, columns)
     _draw_ways(column[2], start, end)
     column[2].set(xlim=box[:2], ylim=box[2:], aspect="equal", xlabel="column offset (px)")
-    _grid(column[2], rows, columns, dark=False)
+    _grid(column[2], rows, columns)
 
 
 def _draw_ways(axis: Axes, start: np.ndarray, end: np.ndarray) -> None:
     a, b = start.reshape(2, -1), end.reshape(2, -1)
     picked = np.linspace(0, a.shape[1] - 1, min(TAPS_TRACED, a.shape[1])).astype(int)
     (y0, x0), (y1, x1) = a[:, picked], b[:, picked]
-    axis.plot([x0, x1], [y0, y1], color=COLOURS[0], linewidth=0.7, alpha=0.55)
-    axis.scatter(x0, y0, s=3, color=PALE, linewidths=0)
-    axis.scatter(x1, y1, s=7, color=COLOURS[1], linewidths=0)
+    axis.plot([x0, x1], [y0, y1], color=COLOURS[0], linewidth=0.7, alpha=0.5)
+    axis.scatter(x0, y0, s=4, color=PALE, linewidths=0, label="start", zorder=3)
+    axis.scatter(x1, y1, s=8, color=COLOURS[1], linewidths=0, label="end", zorder=3)
+    axis.legend(frameon=False, fontsize=7, loc="upper right", handletextpad=0, labelcolor=INK)
 
 
-def _grid(axis: Axes, rows: int, columns: int, *, dark: bool) -> None:
-    """Ticks in pixels, and the outline of a 7 x 7 kernel where it is smaller than this one."""
-    line = "white" if dark else INK
-    if rows > 3 and columns > 3:
-        axis.add_patch(Rectangle((-3.5, -3.5), 7, 7, fill=False, edgecolor=line, linewidth=0.8, linestyle=(0, (4, 3))))
-        axis.text(-3.4, -3.7, "7 x 7", color=line, fontsize=6.5, va="bottom")
+def _grid(axis: Axes, rows: int, columns: int) -> None:
+    """The cells of the kernel, ticks in pixels, and the outline of a 7 x 7 kernel where that is smaller."""
+    axis.set_xticks(np.arange(-columns + 0.5, columns), minor=True)
+    axis.set_yticks(np.arange(-rows + 0.5, rows), minor=True)
+    axis.grid(which="minor", color=GRID, linewidth=0.4)
     axis.set_xticks([-columns, 0, columns])
     axis.set_yticks([-rows, 0, rows])
+    axis.set_axisbelow(True)
     _quiet(axis)
+    axis.tick_params(which="minor", length=0)
+    axis.spines[:].set(visible=True, color=PALE, linewidth=0.8)
+    if rows > 3 and columns > 3:
+        axis.add_patch(Rectangle((-3.5, -3.5), 7, 7, fill=False, edgecolor=INK, linewidth=0.8, linestyle=(0, (4, 3))))
+        axis.text(-3.4, -3.7, "7 x 7", color=INK, fontsize=6.5, va="bottom")
 
 
 def _draw_axis(column: Sequence[Axes], start: np.ndarray, end: np.ndarray, limit: tuple[int, ...]) -> None:
     axis, edges = column[0], _edges(limit[0])
     for points, colour, label in ((start, PALE, "start"), (end, COLOURS[1], "end")):
         axis.hist(points.ravel(), edges, density=True, histtype="stepfilled", alpha=0.25, color=colour)
-        axis.hist(points.ravel(), edges, density=True, histtype="step", color=colour, label=label)
+        axis.hist(points.ravel(), edges, density=True, histtype="step", color=colour, label=label, linewidth=1.2)
     axis.set(xlim=(edges[0], edges[-1]), yticks=[], xlabel="offset (px)", ylabel="density")
-    axis.legend(frameon=False, fontsize=8)
+    axis.yaxis.label.set_fontsize(8)
+    axis.legend(frameon=False, fontsize=8, labelcolor=INK)
     _quiet(axis)
 
 
@@ -122,7 +133,7 @@ def _edges(half: int) -> list[float]:
 # --- kernels ---------------------------------------------------------------------------------------------------------
 
 
-def kernels_png(model: nn.Module, path: Path, *, title: str | None = None) -> None:
+def kernels_png(model: nn.Module, path: Path, *, title: str = "A sample of the kernels") -> None:
     """A sample of the kernels that the model convolves with, one row a group, each group on one symmetric scale.
 
     DCLS layers: the constructed kernels of the middle layer of each group that shares positions. Without any, the
@@ -130,27 +141,34 @@ def kernels_png(model: nn.Module, path: Path, *, title: str | None = None) -> No
     A kernel with three axes is cut in the middle of the first. Nothing is written for a model without such layers.
     """
     chosen = _dcls_kernels(model) or _plain_kernels(model)
-    names = _evenly(list(chosen), GROUPS_SHOWN)
-    if not names:
+    labels = _labels(_evenly(list(chosen), GROUPS_SHOWN))
+    if not labels:
         return
-    figure = _figure(1.05 * KERNELS_SHOWN + 1.6, 1.12 * len(names) + 0.9, title or "A sample of the kernels")
-    grid = figure.add_gridspec(len(names), KERNELS_SHOWN + 1, width_ratios=[1] * KERNELS_SHOWN + [0.09])
-    for row, name in enumerate(names):
-        pictures = _pictures(chosen[name])
-        scale = max(float(np.abs(pictures).max()), 1e-12)
-        for column, picture in enumerate(pictures):
-            axis = figure.add_subplot(grid[row, column])
-            image = axis.imshow(picture, cmap="RdBu_r", vmin=-scale, vmax=scale, interpolation="nearest", aspect="auto")
-            axis.set_box_aspect(1)
-            axis.set(xticks=[], yticks=[])
-            _quiet(axis)
-            if column == 0:
-                size = " x ".join(str(side) for side in chosen[name].shape[2:])
-                axis.set_ylabel(f"{_short(name)}\n{size}", fontsize=8, color=INK)
-        bar = figure.colorbar(image, cax=figure.add_subplot(grid[row, -1]), ticks=[-scale, 0, scale], format="%.2g")
-        bar.ax.tick_params(labelsize=7, length=0, labelcolor=INK)
-        bar.outline.set_visible(False)
+    figure = _figure(1.05 * KERNELS_SHOWN + 2.2, 1.12 * len(labels) + 0.9, title)
+    grid = figure.add_gridspec(len(labels), KERNELS_SHOWN + 1, width_ratios=[1] * KERNELS_SHOWN + [0.09])
+    for row, (name, label) in enumerate(labels.items()):
+        size = " x ".join(str(side) for side in chosen[name].shape[2:])
+        _draw_kernels(
+            figure, [grid[row, column] for column in range(KERNELS_SHOWN + 1)], chosen[name], f"{label}\n{size}"
+        )
     _save(figure, path)
+
+
+def _draw_kernels(figure: Figure, places: Sequence[SubplotSpec], kernels: Tensor, label: str) -> None:
+    """One row: kernels on a scale symmetric about 0, and its colour bar in the last place."""
+    pictures = _pictures(kernels)
+    scale = max(float(np.abs(pictures).max()), 1e-12)
+    for place, picture in zip(places[:-1], pictures, strict=False):
+        axis = figure.add_subplot(place)
+        image = axis.imshow(picture, cmap="RdBu_r", vmin=-scale, vmax=scale, interpolation="nearest", aspect="auto")
+        axis.set_box_aspect(1)
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set(color=GRID)
+        if place is places[0]:
+            axis.set_ylabel(label, fontsize=8.5, color=INK, rotation=0, ha="right", va="center", labelpad=8)
+    bar = figure.colorbar(image, cax=figure.add_subplot(places[-1]), ticks=[-scale, 0, scale], format="%.2g")
+    bar.ax.tick_params(labelsize=7, length=0, labelcolor=INK)
+    bar.outline.set_visible(False)
 
 
 @torch.no_grad()
@@ -226,14 +244,14 @@ def _lines(axis: Axes, rows: Sequence[Mapping[str, Any]], labels: Mapping[str, s
 
 
 def _movement(axis: Axes, rows: Sequence[Mapping[str, Any]], groups: Sequence[str]) -> None:
-    for colour, name in zip(COLOURS, _evenly(groups, GROUPS_SHOWN), strict=False):
+    for colour, (name, label) in zip(COLOURS, _labels(_evenly(groups, GROUPS_SHOWN)).items(), strict=False):
         points = [(row["epoch"], ((row.get("positions") or {}).get(name) or {}).get("movement")) for row in rows]
-        _line(axis, points, colour, _short(name))
+        _line(axis, points, colour, label)
     axis.set_ylim(bottom=0)
 
 
 def _line(axis: Axes, points: Iterable[tuple[int, float | None]], colour: str, label: str) -> None:
-    known = [(epoch + 1, value) for epoch, value in points if value is not None]
+    known = [(epoch, value) for epoch, value in points if value is not None]
     if known:
         axis.plot(*zip(*known, strict=True), color=colour, label=label, linewidth=1.6, marker="o", markersize=2.5)
 
@@ -255,21 +273,39 @@ def _finish_curves(axis: Axes, label: str) -> None:
 def comparison_png(
     runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], path: Path, *, title: str = "Runs side by side"
 ) -> None:
-    """Training loss and top-1 over the epochs: a line an arm, the mean over its seeds, shaded from lowest to highest.
+    """Training loss and top-1 over the epochs, and the last top-1 of every seed on a scale of its own.
 
-    runs: for each label the histories of its seeds (rows of metrics.jsonl).
+    runs: for each label the histories of its seeds (rows of metrics.jsonl, the same epochs). Lines are means over the
+    seeds, shaded from the lowest to the highest.
     """
-    figure = _figure(8.6, 3.6, title)
-    for axis, key, label in zip(
-        figure.subplots(1, 2), ("train_loss", "top1"), ("training loss", "validation top-1 (%)"), strict=True
-    ):
-        for colour, (arm, histories) in zip(COLOURS, runs.items(), strict=False):
-            values = np.array([[row[key] for row in rows] for rows in histories], dtype=float)
-            epochs = [row["epoch"] + 1 for row in histories[0]]
-            axis.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
-            axis.plot(epochs, values.mean(0), color=colour, label=arm, linewidth=1.6, marker="o", markersize=2.5)
-        _finish_curves(axis, label)
+    figure = _figure(11.5, 3.6, title)
+    loss, accuracy, last = figure.subplots(1, 3, width_ratios=[4, 4, 3])
+    for colour, (arm, histories) in zip(COLOURS, runs.items(), strict=False):
+        _draw_arm(loss, histories, "train_loss", colour, arm)
+        _draw_arm(accuracy, histories, "top1", colour, arm)
+    _finish_curves(loss, "training loss")
+    _finish_curves(accuracy, "test top-1 (%)")
+    _draw_last(last, {arm: [rows[-1]["top1"] for rows in histories] for arm, histories in runs.items()})
     _save(figure, path)
+
+
+def _draw_arm(axis: Axes, histories: Sequence[Sequence[Mapping[str, Any]]], key: str, colour: str, label: str) -> None:
+    values = np.array([[row[key] for row in rows] for rows in histories], dtype=float)
+    epochs = [row["epoch"] for row in histories[0]]
+    axis.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
+    axis.plot(epochs, values.mean(0), color=colour, label=label, linewidth=1.6, marker="o", markersize=2.5)
+
+
+def _draw_last(axis: Axes, values: Mapping[str, Sequence[float]]) -> None:
+    for place, (colour, last) in enumerate(zip(COLOURS, values.values(), strict=False)):
+        axis.scatter([place] * len(last), last, s=22, color=colour, alpha=0.8, linewidths=0, zorder=3)
+        axis.hlines(np.mean(last), place - 0.25, place + 0.25, color=colour, linewidth=1.6)
+    axis.set_title("last epoch: seeds and mean (%)", fontsize=10, color=INK, loc="left")
+    axis.set_xticks(range(len(values)), list(values))
+    axis.set_xlim(-0.6, len(values) - 0.4)
+    axis.grid(axis="y", color=GRID, linewidth=0.8)
+    axis.margins(y=0.25)
+    _quiet(axis)
 
 
 # --- common to all ---------------------------------------------------------------------------------------------------
@@ -301,5 +337,14 @@ def _evenly(items: Sequence[Item], count: int) -> list[Item]:
     return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
 
 
-def _short(name: str, length: int = 26) -> str:
-    return name if len(name) <= length else "…" + name[-length + 1 :]
+def _labels(names: Sequence[str], length: int = 24) -> dict[str, str]:
+    """The names without the last parts that all of them share: stages.0, stages.1 for stages.{0,1}.blocks.0.conv_dw."""
+    parts = [name.split(".") for name in names]
+    cut = 0
+    while len(parts) > 1 and min(map(len, parts)) > cut + 1 and len({part[-cut - 1] for part in parts}) == 1:
+        cut += 1
+    labels = [".".join(part[: len(part) - cut]) for part in parts]
+    return {
+        name: label if len(label) <= length else "…" + label[-length + 1 :]
+        for name, label in zip(names, labels, strict=True)
+    }

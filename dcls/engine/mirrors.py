@@ -66,10 +66,10 @@ class Guarded:
             if self.mirror:
                 self.mirror.summary(values)
 
-    def close(self) -> None:
+    def close(self, *, failed: bool) -> None:
         with self._dropping():
             if self.mirror:
-                self.mirror.close()
+                self.mirror.close(failed=failed)
 
     @contextmanager
     def _dropping(self) -> Iterator[None]:
@@ -144,11 +144,11 @@ class Wandb:
         self.run.log(dict(scalars(row)), step=row["step"])
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        self.run.summary.update(dict(scalars(values)))
+        self.run.summary.update(dict(scalars(values, depth=0)))
 
-    def close(self) -> None:
+    def close(self, *, failed: bool) -> None:
         if self.run is not None:
-            self.run.finish()
+            self.run.finish(exit_code=int(failed))
 
 
 class TensorBoard:
@@ -172,18 +172,18 @@ class TensorBoard:
         self.writer.flush()
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        for name, value in scalars(values):
+        for name, value in scalars(values, depth=0):
             self.writer.add_scalar(f"summary/{name}", value, self.step)
 
-    def close(self) -> None:
+    def close(self, *, failed: bool) -> None:
         if self.writer is not None:
             self.writer.close()
 
 
-def scalars(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers of nested `values` as (`outer/inner`, number); anything else is left out."""
+def scalars(values: Mapping[str, Any], depth: int = 4, prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers of `values` and of `depth` levels of mappings in it, as (`outer/inner`, number); the rest is left out."""
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from scalars(value, f"{prefix}{name}/")
+            yield from scalars(value, depth - 1, f"{prefix}{name}/") if depth else ()
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield prefix + name, value

@@ -5,7 +5,8 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 import yaml
 
@@ -21,11 +22,14 @@ class Mirror(Protocol):
 
     def summary(self, values: Mapping[str, Any]) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self, *, failed: bool) -> None: ...
 
 
 class Record:
-    """Writes the run's files, each atomically, and hands every row on to the mirrors. For rank 0 alone."""
+    """Writes the run's files, each atomically, and hands every row on to the mirrors. For rank 0 alone.
+
+    A context manager: leaving it closes the mirrors.
+    """
 
     def __init__(self, folder: str | os.PathLike[str], mirrors: Iterable[Mirror] = ()) -> None:
         self.folder = Path(folder)
@@ -59,9 +63,18 @@ class Record:
         for mirror in self.mirrors:
             mirror.summary(values)
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:
+        """Close the mirrors, which show the run as failed or finished."""
         for mirror in self.mirrors:
-            mirror.close()
+            mirror.close(failed=failed)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(failed=kind is not None)
 
     def _write_metrics(self) -> None:
         lines = [json.dumps(row, allow_nan=False) + "\n" for row in self.rows]
