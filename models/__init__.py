@@ -1,0 +1,15 @@
+"""What is known about timm's families: factory, which convolutions are replaced and how, published figures, heads.
+
+Importing it registers `<timm name>_dcls`, `<timm name>_dcls_<version>` and `convnext_quickstart` with timm.
+"""
+
+from models import quickstart as _quickstart  # noqa: F401  registered before the families look at timm's names
+from models import registered as _registered  # noqa: F401
+from models.conversion import convert
+from models.depth import layer_ids
+from models.factory import create
+from models.families import FAMILIES, Family, family
+from models.published import paper_figures
+from models.weights import load_plain
+
+__all__ = ["FAMILIES", "Family", "convert", "create", "family", "layer_ids", "load_plain", "paper_figures"]

@@ -1,0 +1,70 @@
+"""Any timm model by name, with errors that say what to do."""
+
+import difflib
+from typing import Any
+
+import timm
+from timm.models import get_arch_pretrained_cfgs, is_model_pretrained, parse_model_name, split_model_name_tag
+from torch import nn
+
+from dcls.errors import ConfigError
+
+
+def create(
+    name: str,
+    *,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    drop_path_rate: float = 0.0,
+    pretrained: bool = False,
+    **options: Any,
+) -> nn.Module:
+    """`timm.create_model`: any timm name, with a tag or without, ours, or `hf-hub:` and `local-dir:` sources.
+
+    num_classes 0 leaves the classifier out. options: further arguments of the timm model, for example drop_rate.
+
+    Raises ConfigError for an unknown name (with close ones), tag or option, and for pretrained weights that do not
+    exist or cannot be fetched.
+    """
+    _check(name, pretrained)
+    arguments: dict[str, Any] = {
+        "num_classes": num_classes,
+        "in_chans": in_chans,
+        "drop_path_rate": drop_path_rate or None,
+    }
+    try:
+        return timm.create_model(name, pretrained=pretrained, **arguments, **options)
+    except TypeError as error:
+        if "keyword argument" not in str(error):
+            raise
+        raise ConfigError(f"model.args={options} (with {arguments}) does not fit {name}: {error}") from error
+    except OSError as error:
+        if not pretrained:
+            raise
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"model.pretrained=true: the weights of {name} cannot be fetched ({reason}); give a file with "
+            "model.init_from instead"
+        ) from error
+
+
+def _check(name: str, pretrained: bool) -> None:
+    try:
+        source, name = parse_model_name(name)
+    except ValueError as error:
+        raise ConfigError(f"model.name={name!r} is no timm name: {error}") from None
+    if source is not None:
+        return
+    plain, tag = split_model_name_tag(name)
+    if not timm.is_model(plain):
+        raise ConfigError(f"model.name={name!r} is unknown to timm{_suggestion(plain, timm.list_models())}")
+    tagged = list(get_arch_pretrained_cfgs(plain))
+    if tag and name not in tagged:
+        raise ConfigError(f"model.name={name!r} has an unknown tag{_suggestion(name, tagged)}")
+    if pretrained and not is_model_pretrained(name):
+        raise ConfigError(f"model.pretrained=true: there are no pretrained weights of {name}; leave it out")
+
+
+def _suggestion(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
+    return f": did you mean {', '.join(close)}?" if close else ": timm.list_models() has the names"
