@@ -57,8 +57,7 @@ def positions_png(
     labels = _labels(_evenly(list(end), GROUPS_SHOWN))
     flat = all(len(limits[name]) == 1 for name in labels)
     rows = 1 if flat else 3
-    # Panels as high as the kernels are, so that a wide kernel leaves no gaps.
-    height = 2.4 if flat else 2.3 * max((2 * limits[name][-2] + 1) / (2 * limits[name][-1] + 1) for name in labels)
+    height = 2.4 if flat else 2.3 * max(_aspect(limits[name]) for name in labels)
     figure = _figure(2.9 * len(labels) + 0.9, (height + 0.3) * rows + 0.9, title)
     axes = figure.subplots(rows, len(labels), squeeze=False)
     for column, (name, label) in zip(axes.T, labels.items(), strict=True):
@@ -72,6 +71,12 @@ def positions_png(
         for axis, label in zip(axes[:, 0], ("start", "end", "ways of a sample"), strict=True):
             axis.set_ylabel(f"{label}\nrow offset (px)", fontsize=9, color=INK)
     _save(figure, path)
+
+
+def _aspect(limit: tuple[int, ...]) -> float:
+    """Height by width of a kernel's plane, so that panels of a wide one leave no gaps."""
+    rows, columns = limit[-2:] if len(limit) > 1 else (1, 1)
+    return (2 * rows + 1) / (2 * columns + 1)
 
 
 def _draw_plane(column: Sequence[Axes], start: np.ndarray, end: np.ndarray, limit: tuple[int, ...]) -> None:
@@ -117,6 +122,8 @@ def _grid(axis: Axes, rows: int, columns: int) -> None:
 
 def _draw_axis(column: Sequence[Axes], start: np.ndarray, end: np.ndarray, limit: tuple[int, ...]) -> None:
     axis, edges = column[0], _edges(limit[0])
+    for unused in column[1:]:
+        unused.set_visible(False)
     for points, colour, label in ((start, PALE, "start"), (end, COLOURS[1], "end")):
         axis.hist(points.ravel(), edges, density=True, histtype="stepfilled", alpha=0.25, color=colour)
         axis.hist(points.ravel(), edges, density=True, histtype="step", color=colour, label=label, linewidth=1.2)

@@ -181,7 +181,7 @@ class TensorBoard:
 
 
 def scalars(values: Mapping[str, Any], depth: int = 4, prefix: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers of `values` and of `depth` levels of mappings in it, as (`outer/inner`, number); the rest is left out."""
+    """The numbers of `values` and of `depth` levels of mappings in it, as (`outer/inner`, number), and nothing else."""
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from scalars(value, depth - 1, f"{prefix}{name}/") if depth else ()
