@@ -76,7 +76,7 @@ class DclsNd(nn.Module):
         self.learned_axes = geometry.chosen_axes(learned_axes, n)
         self._pads = geometry.pads(padding, self.dilated_kernel_size, self.stride)
         self.padding = padding if isinstance(padding, str) else tuple(before for before, _ in self._pads)
-        self.padding_mode = _checked_mode(padding_mode)
+        self.padding_mode = geometry.known_mode(padding_mode)
         self.version = resolve(version)
         self.position_init_std = _checked_std(position_init_std)
         self.sigma_init = self._checked_sigma(sigma_init)
@@ -221,12 +221,6 @@ class Dcls2d(DclsNd):
 class Dcls3d(DclsNd):
     __doc__ = DclsNd.__doc__
     dimensions = 3
-
-
-def _checked_mode(padding_mode: str) -> Any:
-    if padding_mode not in geometry.PADDING_MODES:
-        raise ConfigError(f"padding_mode={padding_mode!r} must be one of {', '.join(geometry.PADDING_MODES)}")
-    return padding_mode
 
 
 def _checked_std(position_init_std: float) -> float:

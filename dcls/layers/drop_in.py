@@ -46,9 +46,10 @@ def fitting_padding(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, size: tuple[int, ..
     found = [find(cells) for find, cells in zip(finders, size, strict=True)]
     if None in found:
         nearest = [_nearest(find, cells) for find, cells in zip(finders, size, strict=True)]
+        sizes = sorted({tuple(near[0] for near in nearest), tuple(near[-1] for near in nearest)})
         raise ConfigError(
             f"dilated_kernel_size={size} cannot give the output size of {conv} with any integer padding: "
-            f"the nearest that can is {_text(nearest)}"
+            f"the nearest that can is {' or '.join(map(str, sizes))}"
         )
     return tuple(each for each in found if each is not None)
 
@@ -65,7 +66,3 @@ def _nearest(find: Callable[[int], int | None], size: int) -> list[int]:
         if near:
             return near
         distance += 1
-
-
-def _text(nearest: list[list[int]]) -> str:
-    return " x ".join(" or ".join(str(cells) for cells in sizes) for sizes in nearest)

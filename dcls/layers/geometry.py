@@ -1,22 +1,26 @@
 """The integers of a convolution: checked, one per axis, and related to each other."""
 
 from collections.abc import Sequence
+from numbers import Integral
+from typing import Literal
 
 from dcls.errors import ConfigError
 
-PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+PADDING_MODES: tuple[PaddingMode, ...] = ("zeros", "reflect", "replicate", "circular")
 
 
 def whole(name: str, value: object, minimum: int) -> int:
     """value as an int of at least minimum, or a ConfigError that names the option."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < minimum:
         raise ConfigError(f"{name}={value!r} must be a whole number of at least {minimum}")
-    return value
+    return int(value)
 
 
 def per_axis(name: str, value: int | Sequence[int], dimensions: int, minimum: int) -> tuple[int, ...]:
     """One number for all axes, or one per axis, as one per axis. ConfigError otherwise."""
-    values = (value,) * dimensions if isinstance(value, int) else tuple(value)
+    several = value if isinstance(value, Sequence) and not isinstance(value, str) else None
+    values: Sequence[object] = (value,) * dimensions if several is None else several
     if len(values) != dimensions:
         raise ConfigError(f"{name}={value!r} has {len(values)} numbers: give one, or one for each of {dimensions} axes")
     return tuple(whole(name, each, minimum) for each in values)
@@ -37,6 +41,14 @@ def chosen_axes(axes: Sequence[int] | None, dimensions: int) -> tuple[int, ...]:
     if not chosen or len(chosen) != len(axes):
         raise ConfigError(f"learned_axes={axes!r} must be one or more different axes of 0..{dimensions - 1}")
     return tuple(chosen)
+
+
+def known_mode(padding_mode: str) -> PaddingMode:
+    """The padding mode, or a ConfigError that lists them."""
+    for mode in PADDING_MODES:
+        if mode == padding_mode:
+            return mode
+    raise ConfigError(f"padding_mode={padding_mode!r} must be one of {', '.join(PADDING_MODES)}")
 
 
 def pads(

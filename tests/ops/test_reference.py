@@ -1,0 +1,34 @@
+from itertools import product
+
+import pytest
+import torch
+
+from dcls.ops import convolve
+
+
+def test_by_the_definition():
+    """One output pixel at a time: strides, paddings and groups on both axes."""
+    torch.manual_seed(0)
+    x, kernel, bias = torch.randn(2, 4, 5, 6).double(), torch.randn(6, 2, 3, 2).double(), torch.randn(6).double()
+    output = convolve(x, kernel, bias, stride=(2, 1), padding=(1, 0), groups=2)
+    assert output.shape == (2, 6, 3, 5)
+    padded = torch.zeros(2, 4, 7, 6).double()
+    padded[:, :, 1:6] = x
+    for o, i, j in product(range(6), range(3), range(5)):
+        group = slice(2 * (o // 3), 2 * (o // 3) + 2)
+        window = padded[:, group, 2 * i : 2 * i + 3, j : j + 2]
+        torch.testing.assert_close(output[:, o, i, j], (window * kernel[o]).sum((1, 2, 3)) + bias[o])
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_gradients_in_every_dimension(n):
+    torch.manual_seed(0)
+    tensors = [torch.randn(*shape).double().requires_grad_() for shape in ((2, 2, *[4] * n), (2, 1, *[3] * n), (2,))]
+    assert torch.autograd.gradcheck(lambda *each: convolve(*each, [2] * n, [1] * n, groups=2), tensors)
+
+
+def test_keeps_the_memory_format_and_empty_batches():
+    kernel = torch.randn(8, 1, 3, 3)
+    x = torch.randn(2, 8, 6, 6).to(memory_format=torch.channels_last)
+    assert convolve(x, kernel, padding=(1, 1), groups=8).is_contiguous(memory_format=torch.channels_last)
+    assert convolve(x[:0], kernel, padding=(1, 1), groups=8).shape == (0, 8, 6, 6)
