@@ -5,17 +5,19 @@ Hydra sees them, so that a wrong name is answered with the right one; whatever r
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
 import hydra
+import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dcls import option_map, validation
@@ -36,7 +38,7 @@ __all__ = [
     "typed_eval",
 ]
 
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 
 # Options of the data group that a checkpoint knows better than the folder it is evaluated on.
 TRANSFORM = ("channels", "mean", "std", "image_size", "eval_size", "crop_pct", "crop_mode", "interpolation")
@@ -77,7 +79,8 @@ def typed(cfg: DictConfig, overrides: Sequence[str] = ()) -> Config:
     `overrides` (as `compose` returns them) are what was asked for by name: there, an option without effect is an error.
     Raises ConfigError, one line that names the option, its value and the remedy.
     """
-    config = cast(Config, _to_object(cfg))
+    with _one_line():
+        config = cast(Config, OmegaConf.to_object(cfg))
     config.data.workers = _workers(config.data.workers)
     validation.check_values(config)
     validation.check_run(config, _keys(overrides))
@@ -91,23 +94,25 @@ def typed_eval(cfg: DictConfig, overrides: Sequence[str] = ()) -> EvalConfig:
     otherwise by name (`data.crop_pct=1`). `complete_data` joins the two. Raises ConfigError.
     """
     named = _keys(overrides)
-    chosen = cast(dict[str, Any], OmegaConf.to_container(cfg.data, resolve=True))
-    cfg = cfg.copy()
-    cfg.data = {}
-    config = cast(EvalConfig, _to_object(cfg))
+    rest = cfg.copy()
+    rest.data = {}  # of the data nothing need be set, which no dataclass of ints could say
+    with _one_line():
+        config = cast(EvalConfig, OmegaConf.to_object(rest))
+        chosen = {str(name): cfg.data[name] for name in cfg.data if not OmegaConf.is_missing(cfg.data, str(name))}
     config.data = {
-        name: value
+        name: list(value) if isinstance(value, ListConfig) else value
         for name, value in chosen.items()
-        if value not in ("???", "") and (name not in TRANSFORM or f"data.{name}" in named)
+        if value != "" and (name not in TRANSFORM or f"data.{name}" in named)
     }
     validation.check_values(config)
-    validation.check_evaluation(config)
+    validation.check_evaluation(config, named)
     return config
 
 
 def complete_data(given: Mapping[str, Any], stored: Mapping[str, Any]) -> DataConfig:
     """The data to evaluate on: what the checkpoint stored, and over it what was given. Raises ConfigError for a gap."""
-    values = {"crop_mode": "auto", "train_split": "train", "train_images": None, **stored, "workers": -1, **given}
+    uncounted = {"classes": None, "train_images": None, "val_images": None}
+    values = {"train_split": "train", "crop_mode": "auto", **uncounted, **stored, "workers": -1, **given}
     values.setdefault("name", Path(values.get("root", "")).name)
     values.setdefault("image_size", values.get("eval_size"))
     known = [name.partition(".")[2] for name in options(Config) if name.startswith("data.")]
@@ -123,7 +128,7 @@ def complete_data(given: Mapping[str, Any], stored: Mapping[str, Any]) -> DataCo
 
 
 def read(config_name: str, argument: str) -> Override:
-    """One argument as an override. Raises ConfigError for a flag, an unknown option or choice, or an unreadable value."""
+    """One argument as an override. Raises ConfigError for a flag, an unknown name, or a value nobody can read."""
     if argument.startswith("-"):
         raise ConfigError(f"{argument}: no such flag; options are written name=value, and --help lists them")
     key, equals, value = argument.partition("=")
@@ -192,11 +197,8 @@ def _composed(config_name: str, overrides: Sequence[Override]) -> DictConfig:
     experiments = [override for override in overrides if override.key == "experiment"]
     if len(experiments) > 1:
         raise ConfigError(f"{' '.join(map(str, experiments))}: give one experiment")
-    try:
-        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            cfg = hydra.compose(config_name, [override.for_hydra() for override in overrides])
-    except COMPOSITION_ERRORS as error:
-        raise ConfigError(explain(error)) from error
+    with _one_line(), hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = hydra.compose(config_name, [override.for_hydra() for override in overrides])
     if experiments:
         cfg.experiment = experiments[0].value
     return cfg
@@ -212,10 +214,11 @@ def _register_schemas() -> None:
         store.store(f"_{mode}", schema, group="surgery")
 
 
-def _to_object(cfg: DictConfig) -> Any:
+@contextmanager
+def _one_line() -> Iterator[None]:
     try:
-        return OmegaConf.to_object(cfg)
-    except OmegaConfBaseException as error:
+        yield
+    except COMPOSITION_ERRORS as error:
         raise ConfigError(explain(error)) from error
 
 

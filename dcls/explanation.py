@@ -58,7 +58,7 @@ def _misplaced(key: str, given: str) -> str:
 def unknown_option(key: str, value: str | None, config_name: str = "train") -> str:
     """One line for an option that nobody has, with the names that look like it."""
     given = key if value is None else f"{key}={value}"
-    names = [*options(SCHEMAS[config_name]), *GROUPS[config_name]]
+    names = list(dict.fromkeys([*GROUPS[config_name], *options(SCHEMAS[config_name])]))
     last = key.rpartition(".")[2]
     same_ending = [name for name in names if name.rpartition(".")[2] == last]
     close = same_ending or difflib.get_close_matches(key, names, n=2, cutoff=0.6)

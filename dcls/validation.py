@@ -61,9 +61,11 @@ def check_data(data: DataConfig) -> None:
     _raise_first(_data(data))
 
 
-def check_evaluation(config: EvalConfig) -> None:
-    """Combinations of an evaluation. Raises ConfigError."""
+def check_evaluation(config: EvalConfig, named: set[str]) -> None:
+    """Combinations of an evaluation; `named` are the options that were given by name. Raises ConfigError."""
     _raise_first(_evaluation(config))
+    if "data.image_size" in named:
+        raise ConfigError(f"data.image_size={config.data['image_size']} has no effect: evaluation has data.eval_size")
 
 
 def _raise_first(complaints: Iterator[str]) -> None:
@@ -147,7 +149,8 @@ def _weights(config: Config) -> Iterator[str]:
     if config.recipe.needs_weights and not (model.pretrained or model.init_from or config.dry_run):
         yield (
             "model.init_from is not set, and this recipe starts from trained weights: give "
-            "model.init_from=/path/to/weights or model.pretrained=true (recipe.needs_weights=false trains from scratch all the same)"
+            "model.init_from=/path/to/weights or model.pretrained=true, or train from scratch with "
+            "recipe.needs_weights=false"
         )
 
 
