@@ -106,13 +106,14 @@ def typed_eval(cfg: DictConfig, overrides: Sequence[str] = ()) -> EvalConfig:
     }
     validation.check_values(config)
     validation.check_evaluation(config, named)
+    config.data["workers"] = _workers(config.data["workers"])
     return config
 
 
 def complete_data(given: Mapping[str, Any], stored: Mapping[str, Any]) -> DataConfig:
     """The data to evaluate on: what the checkpoint stored, and over it what was given. Raises ConfigError for a gap."""
-    uncounted = {"classes": None, "train_images": None, "val_images": None}
-    values = {"train_split": "train", "crop_mode": "auto", **uncounted, **stored, "workers": -1, **given}
+    unsaid = {"train_split": "train", "crop_mode": "auto", "classes": None, "train_images": None, "val_images": None}
+    values: dict[str, Any] = {**unsaid, **stored, "workers": -1, **given}
     values.setdefault("name", Path(values.get("root", "")).name)
     values.setdefault("image_size", values.get("eval_size"))
     known = [name.partition(".")[2] for name in options(Config) if name.startswith("data.")]
@@ -131,10 +132,10 @@ def read(config_name: str, argument: str) -> Override:
     """One argument as an override. Raises ConfigError for a flag, an unknown name, or a value nobody can read."""
     if argument.startswith("-"):
         raise ConfigError(f"{argument}: no such flag; options are written name=value, and --help lists them")
+    if argument.startswith("~"):
+        raise ConfigError(f"{argument}: nothing can be deleted; give the option the value you want")
     key, equals, value = argument.partition("=")
     key = key.lstrip("+")
-    if key.startswith("~"):
-        raise ConfigError(f"{argument}: nothing can be deleted; give {key[1:]} the value you want")
     if not equals:
         raise ConfigError(f"{argument}: options are written name=value, such as recipe.epochs=100")
     override = Override(key, value, _kind(config_name, key, value))

@@ -7,10 +7,11 @@ and `dcls.composition` checks every value against the ranges below.
 
 # ruff: noqa: RUF009  # `option` returns a dataclass field
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
+from functools import cache
 from pathlib import Path
-from types import UnionType
+from types import MappingProxyType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING
@@ -71,7 +72,7 @@ class DclsSurgery(SurgeryConfig):
 
     mode: str = "dcls"
     version: str = option("interpolation of the taps", choices=("v0", "v1", "max", "gauss", "bilinear", "triangle"))
-    dilated_kernel_size: Any = option("size of the constructed kernel, pixels: auto (the paper's), 17 or [17, 17]")
+    dilated_kernel_size: Any = option("size of the kernel, pixels: auto (the paper's), 17 or [17, 17]")
     kernel_count: Any = option("taps of a kernel: a number, or auto (as many as keep the parameters equal)")
     share: bool = option("one set of positions for all blocks of a stage")
     position_init_std: float = option("spread of the initial positions, pixels", within="[0, inf)")
@@ -98,7 +99,7 @@ class LargeKernelSurgery(SurgeryConfig):
     """Dense kernels of the DCLS size: an upper control with more parameters."""
 
     mode: str = "large_kernel"
-    dilated_kernel_size: Any = option("size of the dense kernel, pixels: auto (the paper's), 17 or [17, 17]")
+    dilated_kernel_size: Any = option("size of the kernel, pixels: auto (the paper's), 17 or [17, 17]")
 
 
 @dataclass
@@ -327,14 +328,15 @@ TYPE_WORDS: dict[Any, str] = {
 }
 
 
-def options(schema: type) -> dict[str, Option]:
+@cache
+def options(schema: type) -> Mapping[str, Option]:
     """Every option of Config or EvalConfig by its dotted name, in the order of this file; surgery's of all modes."""
     found: dict[str, Option] = {}
     for name, cls in _sections(schema):
         for declared in _own_fields(cls):
             dotted = f"{name}.{declared.name}" if name else declared.name
             found.setdefault(dotted, _option(dotted, cls, declared))
-    return found
+    return MappingProxyType(found)
 
 
 def _sections(schema: type) -> Iterator[tuple[str, type]]:

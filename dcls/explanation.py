@@ -3,7 +3,7 @@
 import difflib
 import re
 
-from omegaconf.errors import MissingMandatoryValue
+from omegaconf.errors import MissingMandatoryValue, ValidationError
 
 from dcls.config import GROUPS, SCHEMAS, SURGERIES, Config, EvalConfig, choices_of, options
 from dcls.errors import ConfigError
@@ -31,13 +31,16 @@ def _reason(reason: BaseException, key: str, value: str | None) -> str:
     given = key if value is None else f"{key}={value}"
     option = options(Config).get(key) or options(EvalConfig).get(key)
     first = str(reason).splitlines()[0] if str(reason) else type(reason).__name__
+    absent = re.search(r"Could not find '(\w+)/([^']+)'", first)
+    if absent and absent[1] in GROUPS["train"]:
+        return unknown_choice(absent[1], absent[2])
     if not key:
         return first
     if "' not in '" in str(reason):
         return _misplaced(key, given) if option else unknown_option(key, value)
     if isinstance(reason, MissingMandatoryValue):
         return f"{key} is not set: give {key}=<value>" + (f" ({option.doc})" if option else "")
-    if option and re.search("could not be converted|is not Optional|Cannot convert|Invalid value", str(reason)):
+    if option and (isinstance(reason, ValidationError) or ": ValidationError raised" in first):
         return f"{given}: must be {option.type_words} ({option.doc})"
     return f"{given}: {first}"
 
@@ -59,12 +62,23 @@ def unknown_option(key: str, value: str | None, config_name: str = "train") -> s
     """One line for an option that nobody has, with the names that look like it."""
     given = key if value is None else f"{key}={value}"
     names = list(dict.fromkeys([*GROUPS[config_name], *options(SCHEMAS[config_name])]))
-    last = key.rpartition(".")[2]
-    same_ending = [name for name in names if name.rpartition(".")[2] == last]
-    close = same_ending or difflib.get_close_matches(key, names, n=2, cutoff=0.6)
-    close = close or [name for name in names if difflib.get_close_matches(last, [name.rpartition(".")[2]], cutoff=0.75)]
-    remedy = f"did you mean {' or '.join(close[:3])}?" if close else "--help lists the options"
+    close = _alike(key, names)
+    remedy = f"did you mean {' or '.join(close)}?" if close else "--help lists the options"
     return f"{given}: unknown option {key}; {remedy}"
+
+
+def _alike(key: str, names: list[str]) -> list[str]:
+    """Up to three names: the same word in another section, else what is near in this section, else anywhere."""
+    section, _, word = key.rpartition(".")
+    same = [name for name in names if name.rpartition(".")[2] == word]
+    if same:
+        return same[:3]
+    for pool in ([name for name in names if name.rpartition(".")[0] == section], names):
+        words = {name.rpartition(".")[2]: name for name in pool}
+        close = difflib.get_close_matches(word, words, n=2)
+        if close:
+            return [words[match] for match in close]
+    return []
 
 
 def unknown_choice(group: str, value: str) -> str:

@@ -4,7 +4,7 @@ Every complaint names the option, its value and the remedy. What needs the world
 checked where it is known.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from dcls.config import Config, DataConfig, DclsSurgery, EvalConfig, LargeKernelSurgery, Option, RecipeConfig, options
@@ -17,12 +17,12 @@ def check_values(config: Any, section: str = "") -> None:
     for name, option in options(schema).items():
         if section and not name.startswith(f"{section}."):
             continue
-        value = _at(config, name.removeprefix(f"{section}.") if section else name)
+        value = value_of(config, name.removeprefix(f"{section}.") if section else name)
         if value is not None:
             _check(option, value)
 
 
-def _at(config: Any, name: str) -> Any:
+def value_of(config: Any, name: str) -> Any:
     for part in name.split("."):
         config = config.get(part) if isinstance(config, dict) else getattr(config, part, None)
     return config
@@ -35,8 +35,8 @@ def _check(option: Option, value: Any) -> None:
         raise ConfigError(f"{option.name}={value}: must lie in {option.within} ({option.doc})")
 
 
-def _numbers(value: Any) -> list[float]:
-    return value if isinstance(value, list) else [value]
+def _numbers(value: Any) -> Sequence[float]:
+    return value if isinstance(value, list | tuple) else [value]
 
 
 def _inside(number: float, interval: str) -> bool:
@@ -51,7 +51,7 @@ def check_run(config: Config, named: set[str]) -> None:
         _raise_first(complaints(config))
     check_data(config.data)
     for option, idle, remedy in IDLE:
-        value = _at(config, option)
+        value = value_of(config, option)
         if option in named and value not in (None, False, "") and idle(config):
             raise ConfigError(f"{option}={value} has no effect: {remedy}")
 
