@@ -39,9 +39,10 @@ class FolderSource:
     """
 
     def __init__(self, root: str, split: str, *, option: str = "split") -> None:
-        self.folder = os.path.join(existing_root(root), split)
+        root = existing_root(root)
+        self.folder = os.path.join(root, split)
         if not os.path.isdir(self.folder):
-            raise DataError(f"{option}={split}: no folder {self.folder!r}; {_instead(os.path.dirname(self.folder))}")
+            raise DataError(f"{option}={split}: no folder {self.folder!r}; {_instead(root)}")
         start = time.perf_counter()
         log.info("listing %s", self.folder)
         try:
@@ -133,7 +134,7 @@ def _is_image(name: str) -> bool:
 def _refuse_loose_images(folder: str, option: str, loose: list[str], classes: list[str]) -> None:
     if loose:
         raise DataError(
-            f"{option}: {len(loose)} images lie unsorted in {folder!r} (such as {loose[0]!r}); move every image into a "
+            f"{option}: images lie unsorted in {folder!r} ({len(loose)}, such as {loose[0]!r}); move each image into a "
             "folder named after its class (for ImageNet's validation images: valprep.sh of "
             "soumith/imagenetloader.torch, run inside that folder)"
         )
@@ -143,8 +144,7 @@ def _refuse_loose_images(folder: str, option: str, loose: list[str], classes: li
 
 def _instead(folder: str) -> str:
     """What a folder holds in place of the split that was asked for."""
-    with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir())
+    names = sorted(name for name in os.listdir(folder) if os.path.isdir(os.path.join(folder, name)))
     if not names:
         return f"{folder!r} has no folders; check data.root"
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""

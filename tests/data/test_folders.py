@@ -112,8 +112,11 @@ def link_upwards(tree: Path) -> str:
         (no_root, r"data\.root is not set.*data\.root=/path"),
         (absent_root, r"data\.root=.*nowhere: no such folder"),
         (absent_split, r"data\.val_split=val: no folder .*has 'train'.*check data\.root"),
-        (unsorted_images, r"data\.val_split: 2 images lie unsorted in .*'ILSVRC2012_cat\.JPEG'.*valprep\.sh"),
-        (half_sorted_images, r"data\.val_split: 1 images lie unsorted"),
+        (
+            unsorted_images,
+            r"data\.val_split: images lie unsorted in .*\(2, such as 'ILSVRC2012_cat\.JPEG'\).*valprep\.sh",
+        ),
+        (half_sorted_images, r"data\.val_split: images lie unsorted in .*\(1, such as"),
         (no_classes, r"data\.val_split: no class folders in .*one folder of images per class"),
         (empty_class, r"data\.val_split: class folder '.*dog' holds no image \(\.jpeg, \.jpg, \.png\); fill or remove"),
         (link_upwards, r"data\.root: '.*all' is a link to a folder above it"),
@@ -124,6 +127,11 @@ def test_a_tree_that_cannot_be_used_is_refused_in_one_line(tree, break_it, messa
     with pytest.raises(DataError, match=message) as caught:
         FolderSource(root, "val", option="data.val_split")
     assert "\n" not in str(caught.value)
+
+
+def test_a_split_below_folders_that_are_not_there_is_refused(tree):
+    with pytest.raises(DataError, match=r"split=Data/CLS-LOC/val: no folder .*has 'train', 'val': name the split"):
+        FolderSource(str(tree), "Data/CLS-LOC/val")
 
 
 def test_a_folder_that_cannot_be_listed_is_refused(tree, monkeypatch):
