@@ -137,7 +137,7 @@ def plain_names() -> dict[str, Family]:
 
 def architecture(model: nn.Module) -> str:
     """The name that timm built a model by, '' for a model that is not timm's."""
-    return getattr(model, "pretrained_cfg", {}).get("architecture", "")
+    return (getattr(model, "pretrained_cfg", None) or {}).get("architecture", "")
 
 
 def _covering(plain: str) -> Family | None:

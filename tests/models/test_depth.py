@@ -1,0 +1,23 @@
+import pytest
+from torch import nn
+
+import models
+from dcls.errors import ConfigError
+
+
+def test_every_parameter_has_a_layer_from_stem_to_head():
+    model = models.create("convnext_quickstart")
+    models.convert(model, mode="dcls")
+    numbers = models.layer_ids(model)
+    assert set(numbers) == set(model.parameters())
+    assert numbers[model.stem[0].weight] == 0
+    assert numbers[model.head.fc.weight] == max(numbers.values())
+    first, second = model.stages[1].blocks
+    # One P for both blocks: it learns at the rate of the first.
+    assert numbers[first.conv_dw.weight] == numbers[first.conv_dw.P] == numbers[second.conv_dw.P]
+    assert numbers[second.conv_dw.weight] > numbers[first.conv_dw.weight]
+
+
+def test_a_model_without_groups_is_refused():
+    with pytest.raises(ConfigError, match="recipe.layer_decay is set, but timm groups no layers of Linear"):
+        models.layer_ids(nn.Linear(1, 1))

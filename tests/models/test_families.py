@@ -1,0 +1,61 @@
+import pytest
+import torch
+from torch import nn
+
+import models
+from dcls.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("convnext_tiny", "ConvNeXt"),
+        ("convnext_tiny.fb_in1k", "ConvNeXt"),
+        ("convnextv2_base", "ConvNeXt"),
+        ("convnext_base_dcls_gauss", "ConvNeXt"),
+        ("convformer_s18_dcls.paper", "ConvFormer"),
+        ("convnext_quickstart", "ConvNeXt for small images"),
+        ("resnet50", "ResNet"),
+        ("caformer_b36", "CAFormer"),
+        ("fastvit_sa36", "FastViT"),
+    ],
+)
+def test_a_name_has_its_family(name, family):
+    assert models.family(name).name == family
+
+
+def test_a_built_model_has_the_family_of_its_name():
+    with torch.device("meta"):
+        assert models.family(models.create("caformer_s18")).name == "CAFormer"
+        assert models.family(models.create("caformer_s18_dcls")).name == "CAFormer"
+
+
+@pytest.mark.parametrize("model", ["resnet50d", "resnext50_32x4d", "poolformer_s12", "convnext_nope", nn.Linear(1, 1)])
+def test_what_has_no_rule_is_refused_with_the_families(model):
+    with pytest.raises(ConfigError, match=r"model.name='.*' has no rule for surgery: .*FastViT"):
+        models.family(model)
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "stage"),
+    [
+        ("convnext_tiny", "stages.2.blocks.8.conv_dw", 2),
+        ("convnext_tiny", "stages_1.blocks.0.conv_dw.P", 1),
+        ("convnext_tiny", "stem.0", None),
+        ("resnet50", "layer1.0.conv2", 0),
+        ("resnet50", "layer4.2.conv2.P", 3),
+        ("resnet50", "fc", None),
+        ("fastvit_sa24", "stages.3.pos_emb.pos_enc", 3),
+        ("caformer_s18", "stages.0.blocks.0.token_mixer.dwconv", 0),
+    ],
+)
+def test_stages_count_from_zero(model, name, stage):
+    assert models.family(model).stage_of(name) == stage
+
+
+def test_sizes_are_the_published_ones_and_new_versions_have_one():
+    convnext = models.family("convnext_tiny")
+    assert [convnext.size_of(version) for version in ("v0", "v1", "max", "gauss", "another")] == [17, 17, 17, 23, 17]
+    assert models.family("resnet50").size_of("gauss") == 7
+    assert models.family("convnext_quickstart").size_of("gauss") == 13
+    assert [models.family(name).default_version for name in ("resnet50", "convformer_s18")] == ["v0", "v1"]

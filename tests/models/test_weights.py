@@ -1,0 +1,57 @@
+import copy
+
+import pytest
+import torch
+
+import models
+from dcls.errors import CheckpointError
+from dcls.layers import layers
+
+
+@pytest.mark.parametrize("name", ["convnext_tiny", "resnet50", "caformer_s18", "fastvit_sa24"])
+def test_everything_but_the_dcls_layers_comes_from_the_plain_model(build, name):
+    plain, model = build(name), build(name)
+    models.convert(model, mode="dcls", version="gauss")
+    before = copy.deepcopy(model.state_dict())
+    fresh = models.load_plain(model, plain.state_dict())
+    assert set(fresh) == {f"{layer}.{key}" for layer, _ in layers(model) for key in ("weight", "P", "SIG")}
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key] if key in fresh else plain.state_dict()[key]), key
+    assert all(layer.P is not None for _, layer in layers(model))
+
+
+def test_a_head_of_other_classes_is_fresh():
+    plain = models.create("convnext_quickstart", num_classes=10)
+    model = models.create("convnext_quickstart", num_classes=3)
+    models.convert(model, mode="dcls")
+    fresh = models.load_plain(model, plain.state_dict())
+    assert [name for name in fresh if name.startswith("head")] == ["head.fc.weight", "head.fc.bias"]
+    assert "head.norm.weight" not in fresh
+
+
+def test_weights_of_a_dcls_model_are_loaded_whole(build):
+    source, model = build("convnext_tiny"), build("convnext_tiny")
+    for each in (source, model):
+        models.convert(each, mode="dcls")
+    assert models.load_plain(model, source.state_dict()) == []
+    images = torch.randn(1, 3, 64, 64)
+    assert torch.equal(model.eval()(images), source.eval()(images))
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda state: state.pop("head.norm.weight"), "1 missing, as head.norm.weight"),
+        (lambda state: state.update(extra=torch.zeros(1)), "1 unexpected, as extra"),
+        (lambda state: state.update({"stem.0.weight": torch.zeros(2)}), r"1 of another shape, as stem.0.weight \[2\]"),
+        (lambda state: state.pop("stages.0.blocks.0.conv_dw.bias"), "missing, as stages.0.blocks.0.conv_dw.bias"),
+    ],
+)
+def test_other_weights_are_refused_before_anything_is_loaded(change, match):
+    plain, model = models.create("convnext_quickstart"), models.create("convnext_quickstart")
+    models.convert(model, mode="dcls")
+    before, state = copy.deepcopy(model.state_dict()), plain.state_dict()
+    change(state)
+    with pytest.raises(CheckpointError, match=rf"model.init_from .*{match}"):
+        models.load_plain(model, state)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
