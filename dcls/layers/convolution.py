@@ -60,7 +60,7 @@ class DclsNd(nn.Module):
         padding_mode: str = "zeros",
         version: str = "v0",
         *,
-        learned_axes: Sequence[int] | None = None,
+        learned_axes: int | Sequence[int] | None = None,
         position_init_std: float = 0.5,
         sigma_init: float | None = None,
         device: torch.device | str | None = None,

@@ -33,12 +33,14 @@ def divide(name: str, channels: int, groups: int) -> int:
     return channels // groups
 
 
-def chosen_axes(axes: Sequence[int] | None, dimensions: int) -> tuple[int, ...]:
+def chosen_axes(axes: int | Sequence[int] | None, dimensions: int) -> tuple[int, ...]:
     """The learned axes in increasing order; None means all of them, negative ones count from the last."""
     if axes is None:
         return tuple(range(dimensions))
-    chosen = sorted({axis % dimensions for axis in axes if -dimensions <= axis < dimensions})
-    if not chosen or len(chosen) != len(axes):
+    wanted = axes if isinstance(axes, Sequence) else (axes,)
+    known = [axis for axis in wanted if isinstance(axis, Integral) and -dimensions <= axis < dimensions]
+    chosen = sorted({int(axis) % dimensions for axis in known})
+    if not chosen or len(chosen) != len(wanted):
         raise ConfigError(f"learned_axes={axes!r} must be one or more different axes of 0..{dimensions - 1}")
     return tuple(chosen)
 

@@ -13,11 +13,13 @@ from dcls.layers import geometry
 
 def outputs(kernel, stride, padding, dilation=1):
     """Output sizes for as many successive input sizes as the stride tells apart."""
-    inputs = [torch.zeros(1, 1, pixels) for pixels in range(40, 40 + stride)]
-    return [F.conv1d(x, torch.zeros(1, 1, kernel), None, stride, padding, dilation).shape[-1] for x in inputs]
+    inputs = [torch.zeros(1, 1, pixels, device="meta") for pixels in range(40, 40 + stride)]
+    return [
+        F.conv1d(x, torch.zeros(1, 1, kernel, device="meta"), None, stride, padding, dilation).shape[-1] for x in inputs
+    ]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(
     kernel=st.integers(1, 5),
     dilation=st.integers(1, 3),
@@ -31,7 +33,7 @@ def test_the_padding_found_gives_the_same_output_size_for_every_input(kernel, di
     if found is not None:
         assert outputs(size, stride, found) == wanted
     else:
-        assert all(outputs(size, stride, other) != wanted for other in range(15))
+        assert all(outputs(size, stride, other) != wanted for other in range(12))
 
 
 def test_numbers_of_numpy_are_whole_numbers():
@@ -50,7 +52,7 @@ def test_sizes_that_do_not_fit_the_axes_are_refused(value):
         geometry.per_axis("dilated_kernel_size", value, 2, 1)
 
 
-@pytest.mark.parametrize("axes", [(), (0, 0), (2,), (-3,), (0, -2)])
+@pytest.mark.parametrize("axes", [(), (0, 0), (2,), (-3,), (0, -2), 2, 0.5, "0"])
 def test_learned_axes_that_are_none_or_twice_or_absent_are_refused(axes):
     with pytest.raises(ConfigError, match="learned_axes="):
         geometry.chosen_axes(axes, 2)
@@ -58,3 +60,4 @@ def test_learned_axes_that_are_none_or_twice_or_absent_are_refused(axes):
 
 def test_learned_axes_are_sorted_and_may_count_from_the_end():
     assert geometry.chosen_axes([-1, 0], 3) == (0, 2)
+    assert geometry.chosen_axes(1, 3) == (1,)
