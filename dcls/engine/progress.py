@@ -1,11 +1,13 @@
 """What a training run says while it runs: a live bar on a terminal, plain lines anywhere else. For rank 0 alone."""
 
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
 
 from dcls.errors import ConfigError
 
@@ -40,9 +42,15 @@ class Bar:
             self._open()
 
     def _open(self) -> None:
-        columns = (BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.description}"))
-        self._bar = Progress(*columns, console=self.console, auto_refresh=False)
-        self._task = self._bar.add_task("starting", total=max(self.steps, 1), completed=self.start_step)
+        columns = (
+            TextColumn("{task.fields[epoch]}"),
+            BarColumn(bar_width=32),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[left]}"),
+        )
+        self._bar = _TwoLines(*columns, console=self.console, auto_refresh=False)
+        total = max(self.steps, 1)
+        self._task = self._bar.add_task("", total=total, completed=self.start_step, epoch="starting", left="")
         self._bar.start()
 
     def due(self) -> bool:
@@ -71,25 +79,26 @@ class Bar:
         `data_wait`: fraction of the time spent waiting for data, 0..1. None is left out.
         """
         self.updated = time.monotonic()
-        parts = [f"epoch {epoch + 1}/{self.epochs}", f"loss {loss:.3f}", f"lr {lr:.2e}"]
+        parts = [f"loss {loss:.3f}", f"lr {lr:.2e}"]
         if position_lr is not None:
             parts.append(f"position lr {position_lr:.2e}")
         if img_per_s is not None:
             parts.append(f"{img_per_s:,.0f} img/s")
         if data_wait is not None:
             parts.append(f"data wait {data_wait:.0%}")
-        parts.append(f"left {clock(self._seconds_left(step))}")
-        self._show(step, "  ".join(parts))
+        self._show(
+            step, f"epoch {epoch + 1}/{self.epochs}", "  ".join(parts), f"left {clock(self._seconds_left(step))}"
+        )
 
     def _seconds_left(self, step: int) -> float | None:
         done = step - self.start_step
         return (self.updated - self.started) / done * (self.steps - step) if done > 0 else None
 
-    def _show(self, step: int, text: str) -> None:
+    def _show(self, step: int, epoch: str, metrics: str, left: str) -> None:
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, description=text, refresh=True)
+            self._bar.update(self._task, completed=step, description=metrics, epoch=epoch, left=left, refresh=True)
         elif self.kind == "plain":
-            self.message(f"step {step}/{self.steps}  {text}")
+            self.message(f"{epoch}  step {step}/{self.steps}  {metrics}  {left}")
 
     def message(self, text: str) -> None:
         """Print a line, above the bar where there is one."""
@@ -106,6 +115,14 @@ class Bar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class _TwoLines(Progress):
+    """The bar, and below it the metrics, which would not fit beside it on 80 columns."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        yield from (Text(task.description, no_wrap=True, overflow="ellipsis") for task in self.tasks)
 
 
 def clock(seconds: float | None) -> str:

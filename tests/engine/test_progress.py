@@ -17,7 +17,7 @@ def now(monkeypatch):
 
 
 def console(*, terminal: bool) -> Console:
-    return Console(file=io.StringIO(), force_terminal=terminal, width=160)
+    return Console(file=io.StringIO(), force_terminal=terminal, width=80)
 
 
 def text(bar: Bar) -> str:
@@ -31,7 +31,7 @@ def test_auto_is_lines_away_from_a_terminal_with_what_the_step_knows(now):
         bar.message("[evaluated] top-1 81.5 %")
     line, message = text(bar).splitlines()
     assert line == (
-        "step 15/30  epoch 2/3  loss 1.235  lr 4.00e-03  position lr 2.00e-02  1,234 img/s  data wait 7%  left 1:00"
+        "epoch 2/3  step 15/30  loss 1.235  lr 4.00e-03  position lr 2.00e-02  1,234 img/s  data wait 7%  left 1:00"
     )
     assert message == "[evaluated] top-1 81.5 %"  # brackets are not markup
 
@@ -39,13 +39,13 @@ def test_auto_is_lines_away_from_a_terminal_with_what_the_step_knows(now):
 def test_a_plain_model_has_no_position_rate_and_a_first_step_no_estimate(now):
     bar = Bar("plain", epochs=1, steps_per_epoch=4, start_step=1, console=console(terminal=False))
     bar.update(step=1, epoch=0, loss=float("nan"), lr=0.0)
-    assert text(bar) == "step 1/4  epoch 1/1  loss nan  lr 0.00e+00  left -:--\n"
+    assert text(bar) == "epoch 1/1  step 1/4  loss nan  lr 0.00e+00  left -:--\n"
 
 
 def test_auto_is_a_live_bar_on_a_terminal(now):
     with Bar("auto", epochs=2, steps_per_epoch=5, console=console(terminal=True)) as bar:
         assert bar.kind == "bar"
-        bar.update(step=5, epoch=0, loss=0.5, lr=1e-3)
+        bar.update(step=5, epoch=0, loss=0.5, lr=1e-3, position_lr=5e-3, img_per_s=123456, data_wait=0.01)
         bar.message("wrote a checkpoint")
     assert "50 %" in text(bar)
     assert "loss 0.500" in text(bar)
