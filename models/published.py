@@ -41,14 +41,14 @@ FIGURES = {
 }
 
 
-def paper_figures(name: str, mode: str, version: str = "v0") -> dict[str, Any] | None:
+def paper_figures(name: str, mode: str, version: str | None = None) -> dict[str, Any] | None:
     """{"params", "flops", "top1", "source"} of a model as published, None where no figure is known.
 
-    name: a timm name, with a tag or without, or one of ours, which is mode dcls by itself. A figure is that of the
-    published size and count, whatever yours are.
+    name: a timm name, with a tag or without, or one of ours, which is mode dcls by itself. version: of mode dcls, v0
+    where it is None. A figure is that of the published size and count, whatever yours are.
     """
     ours = SUFFIX.search(name.partition(".")[0])
-    kind = resolve(version) if mode == "dcls" else mode
+    kind = resolve(version or "v0") if mode == "dcls" else mode
     if ours and mode == "none":
         kind = ours.group(1) or family(name).default_version
     figures = FIGURES.get((plain_name(name), kind))
