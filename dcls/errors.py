@@ -1,5 +1,9 @@
 """What goes wrong before work starts: one line that names the option, its value and the remedy."""
 
+import os
+import sys
+from collections.abc import Callable
+
 
 class ConfigError(ValueError):
     """An option, a file or a combination of options that cannot run."""
@@ -11,3 +15,13 @@ class DataError(ConfigError):
 
 class CheckpointError(ConfigError):
     """A checkpoint that is torn, foreign, or does not fit the run."""
+
+
+def reported(work: Callable[[], int]) -> int:
+    """The exit code of `work`; for a ConfigError 2, and its one line on stderr (under torchrun once a machine)."""
+    try:
+        return work()
+    except ConfigError as error:
+        if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2

@@ -10,6 +10,17 @@ from models.depth import layer_ids
 from models.factory import create
 from models.families import FAMILIES, Family, family
 from models.published import paper_figures
-from models.weights import load_plain
+from models.weights import create_from, load_plain, weights_of
 
-__all__ = ["FAMILIES", "Family", "convert", "create", "family", "layer_ids", "load_plain", "paper_figures"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "convert",
+    "create",
+    "create_from",
+    "family",
+    "layer_ids",
+    "load_plain",
+    "paper_figures",
+    "weights_of",
+]

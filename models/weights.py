@@ -1,11 +1,51 @@
-"""Start a converted model from weights of the plain one."""
+"""Weights from files: found in what other trainers save, and put into a plain or a converted model."""
 
 from collections.abc import Mapping
+from typing import Any
 
+from timm.models import clean_state_dict, get_pretrained_cfg_value
 from torch import Tensor, nn
 
 from dcls.errors import CheckpointError
 from dcls.layers import layers
+from models.factory import create
+
+# Where trainers put them: ours, timm's and ConvNeXt's.
+CONTAINERS = {"ema": ("ema", "state_dict_ema", "model_ema"), "model": ("model", "state_dict")}
+
+
+def weights_of(saved: Mapping[str, Any], which: str = "auto") -> dict[str, Tensor]:
+    """The weights in a loaded file, without the prefixes that DDP and torch.compile leave.
+
+    which: ema (the average), model, or auto (the average where there is one). CheckpointError where there are none.
+    """
+    for kind in ("ema", "model") if which == "auto" else (which,):
+        for name in CONTAINERS[kind]:
+            if isinstance(saved.get(name), Mapping):
+                return clean_state_dict(dict(saved[name]))
+    if which != "ema" and saved and all(isinstance(value, Tensor) for value in saved.values()):
+        return clean_state_dict(dict(saved))
+    known = ", ".join(name for kind in CONTAINERS for name in CONTAINERS[kind] if which in ("auto", kind))
+    raise CheckpointError(
+        f"weights={which}: the file holds none of {known}, but {', '.join(map(str, list(saved)[:8]))}"
+    )
+
+
+def create_from(name: str, weights: Mapping[str, Tensor], **options: Any) -> nn.Module:
+    """The timm network `name` with these weights and their number of classes. CheckpointError where they do not fit."""
+    classifier = weights.get(f"{get_pretrained_cfg_value(name, 'classifier')}.weight")
+    if classifier is not None:
+        options["num_classes"] = len(classifier)
+    model = create(name, **options)
+    own = model.state_dict()
+    odd = list(own.keys() ^ weights.keys())
+    odd += [key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape]
+    if odd:
+        raise CheckpointError(
+            f"model.name={name} does not fit the weights: {len(odd)} names or shapes differ, such as {min(odd)}"
+        )
+    model.load_state_dict(dict(weights))
+    return model
 
 
 def load_plain(model: nn.Module, state_dict: Mapping[str, Tensor]) -> list[str]:

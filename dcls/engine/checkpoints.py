@@ -12,7 +12,7 @@ import os
 import pickle
 import re
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 
@@ -35,7 +35,7 @@ class Checkpoints:
         draft = self.folder / f"step-{step}{UNFINISHED}"
         with draft.open("wb") as file:
             writer = _Digesting(file)
-            torch.save(state, writer)
+            torch.save(state, cast(IO[bytes], writer))
             file.flush()
             os.fsync(file.fileno())
         path = self.folder / f"step-{step}.{writer.digest()}.pt"

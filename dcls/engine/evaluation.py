@@ -39,13 +39,11 @@ def evaluate(
     world: World,
     *,
     precision: Precision,
-    class_map: torch.Tensor | None = None,
     limit: int | None = None,
 ) -> Scores:
     """Score `model` (in eval mode) on this process's share of the images, then sum over the processes.
 
-    `class_map` [model classes] holds, for each class of the data, its index among the model's outputs, when the data
-    has other classes than the model. `limit` stops after that many batches (debug runs).
+    `limit` stops after that many batches (debug runs).
     """
     totals = torch.zeros(4, dtype=torch.float64, device=world.device)
     start = time.perf_counter()
@@ -53,8 +51,7 @@ def evaluate(
         labels = labels.to(world.device, non_blocking=True)
         with precision.autocast():
             logits = model(precision.place(images))
-        logits = logits.float() if class_map is None else logits.float()[:, class_map]
-        totals += _counts(logits, labels)
+        totals += _counts(logits.float(), labels)
     world.sum(totals)
     top1, top5, loss, images_seen = totals.tolist()
     seconds = time.perf_counter() - start

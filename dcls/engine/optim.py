@@ -31,7 +31,7 @@ def parameter_groups(
     positions' factor.
     """
     declared = layers.roles(model)
-    spared = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()
+    spared = set(getattr(model, "no_weight_decay", set)())
     depth = max(layer_ids.values()) if layer_ids else 0
     groups: dict[tuple[str, int], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
@@ -64,7 +64,7 @@ def build_optimizer(
     groups: Sequence[dict[str, Any]], *, name: str, lr: float, arguments: Mapping[str, Any] | None = None
 ) -> torch.optim.Optimizer:
     """timm's optimizer `name` over `groups`. Raises ConfigError for a name or an argument timm does not know."""
-    known = timm.optim.list_optimizers()
+    known = [str(each) for each in timm.optim.list_optimizers()]
     if name not in known:
         raise ConfigError(f"recipe.optimizer={name}: timm has no such optimizer; it has {', '.join(known[:12])}, ...")
     try:

@@ -44,7 +44,7 @@ def resolve(
 def show(resolved: Mapping[str, Any], lines: list[str], console: Console) -> None:
     """Print the surgery's `lines`, then the run as a table with the paper's figures where there are any."""
     for line in lines:
-        console.print(line, markup=False, highlight=False)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     paper = resolved["paper"] or {}
     table = Table(title=f"{resolved['experiment']}: {resolved['model']}", title_justify="left")
     table.add_column("")
@@ -63,7 +63,7 @@ def show(resolved: Mapping[str, Any], lines: list[str], console: Console) -> Non
 
 
 def _figure(value: float | None, unit: float, symbol: str) -> str:
-    return "-" if value is None else f"{value / unit:.1f} {symbol}"
+    return "-" if value is None else f"{value / unit:g} {symbol}"
 
 
 def _rows(run: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -35,19 +35,6 @@ def test_scores_are_those_of_the_whole_set(batch):
     assert scores.loss == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
 
 
-def test_a_class_map_selects_the_outputs_of_the_data():
-    model, (images, labels) = network(), images_and_labels()
-    chosen = torch.tensor([6, 0, 3])
-    kept = (labels[:, None] == chosen).any(1)
-    own = torch.stack([(chosen == label).nonzero()[0, 0] for label in labels[kept]])
-    scores = evaluation.evaluate(
-        model, [(images[kept], own)], World(0, 1, CPU), precision=precision(CPU), class_map=chosen
-    )
-    expected = (model(images[kept])[:, chosen].argmax(1) == own).float().mean().item()
-    assert scores.top1 == pytest.approx(100 * expected)
-    assert scores.top5 == 100.0  # five of three classes
-
-
 def test_fusing_a_copy_leaves_the_model_and_the_logits_alone():
     model, (images, _) = network(), images_and_labels()
     fused = evaluation.fused(model)

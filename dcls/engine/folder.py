@@ -1,0 +1,91 @@
+"""The folder of a run: claimed while it runs, and continued when the same run is started in it again."""
+
+import fcntl
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from dcls.engine.checkpoints import Checkpoints, load
+from dcls.engine.processes import World
+from dcls.engine.state import TrainState
+from dcls.errors import CheckpointError, ConfigError
+
+
+class RunFolder:
+    """`path` with its checkpoints. Rank 0 holds a lock on it, so that a requeue cannot meet a run still going."""
+
+    def __init__(self, path: str | os.PathLike[str], world: World) -> None:
+        self.path, self.world = Path(path), world
+        self.checkpoints = Checkpoints(self.path / "checkpoints")
+        self._lock: int | None = None
+
+    def __enter__(self) -> Self:
+        self.world.on_main(self._claim)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+
+    def _claim(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            raise ConfigError(f"run.dir={self.path}: cannot be written ({error.strerror}); choose another") from error
+        try:
+            # Unlike flock, a lock of this kind is not inherited by the loader's workers, which may outlive us a moment.
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"run.dir={self.path}: another process is running there; wait or choose another"
+            ) from error
+
+    def restore(
+        self,
+        state: TrainState,
+        *,
+        differing: Callable[[Mapping[str, Any], Mapping[str, Any]], list[str]],
+        extend: bool = False,
+    ) -> Path | None:
+        """Bring `state` to the newest whole checkpoint, if there is one, and return its path.
+
+        `differing` lists the options whose values differ between two configurations in a way that changes results.
+        Raises CheckpointError when there are any (a change of recipe.epochs alone is allowed by `extend`), or when the
+        images are not those the run began with.
+        """
+        path = self.world.on_main(self.checkpoints.newest)
+        if path is None:
+            return None
+        saved = load(path, "run.dir")
+        self._require_same(saved, state, differing(saved.get("config", {}), state.identity["config"]), extend)
+        state.load_state_dict(saved)
+        return path
+
+    def _require_same(self, saved: Mapping[str, Any], state: TrainState, options: list[str], extend: bool) -> None:
+        longer = options == ["recipe.epochs"]
+        if options and not (longer and extend):
+            hint = "; run.extend=true does so on purpose (the learning rate follows the new length)" if longer else ""
+            raise CheckpointError(
+                f"run.dir={self.path} holds a run with other options: {self._pairs(saved, state, options)}; "
+                f"choose another run.dir, or put them back to continue{hint}"
+            )
+        if saved.get("fingerprint") != state.identity["fingerprint"]:
+            raise CheckpointError(f"run.dir={self.path}: the run began with other images than data.root holds now")
+
+    @staticmethod
+    def _pairs(saved: Mapping[str, Any], state: TrainState, options: list[str]) -> str:
+        return ", ".join(
+            f"{name} ({_at(saved['config'], name)} there, {_at(state.identity['config'], name)} here)"
+            for name in options
+        )
+
+
+def _at(config: Any, dotted: str) -> Any:
+    for part in dotted.split("."):
+        config = config.get(part) if isinstance(config, Mapping) else None
+    return config

@@ -1,0 +1,56 @@
+"""summary.json: what a run reached, what it cost, and what was run."""
+
+import platform
+import resource
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+import torch
+
+from dcls.engine.processes import World
+
+
+def summarise(
+    row: Mapping[str, Any],
+    best: float | None,
+    resolved: Mapping[str, Any],
+    config: Mapping[str, Any],
+    world: World,
+) -> dict[str, Any]:
+    """`row` is the last epoch's; peak_memory_bytes is this process's, on the GPU where there is one."""
+    taken = ("top1", "top5", "top1_ema", "top5_ema", "eval_loss", "train_img_per_s", "eval_img_per_s", "data_wait")
+    return {
+        **{name: row[name] for name in taken},
+        "best_top1": best,
+        "params": resolved["params"],
+        "flops": resolved["flops"],
+        "peak_memory_bytes": peak_memory(world.device),
+        "epochs": row["epoch"],
+        "steps": row["step"],
+        "run": dict(resolved),
+        "machine": machine(world),
+        "config": dict(config),
+    }
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most memory this process has held so far, bytes: on the GPU, or resident on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def machine(world: World) -> dict[str, Any]:
+    """Where it ran, with which versions."""
+    cuda = world.device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(world.device) if cuda else platform.processor() or platform.machine(),
+        "processes": world.size,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+    }

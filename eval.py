@@ -1,0 +1,201 @@
+"""Evaluate checkpoints: ours, plain timm state dicts, or any timm name.
+
+    python eval.py checkpoint=runs/quickstart-s0/checkpoints/best.pt
+    python eval.py checkpoint=[A.pt,B.pt] data=imagenet data.root=/path/to/imagenet
+    python eval.py checkpoint=weights.pth model.name=convnext_tiny data=imagenet data.root=/path/to/imagenet
+    torchrun --nproc_per_node=8 eval.py model.name=resnet50 model.pretrained=true data=imagenet data.root=...
+
+Prints a table and writes eval.json and eval.csv to `run.dir`. Every image counts once at any number of processes.
+"""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm.data
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+import models
+from dcls import composition, data
+from dcls.analysis import complexity
+from dcls.atomic import write_text
+from dcls.config import EvalConfig
+from dcls.engine import checkpoints, evaluation, processes
+from dcls.engine.prepare import precision
+from dcls.errors import ConfigError, reported
+from train import eval_loader, surgery_options
+
+FALLBACK_FOLDER = Path("runs/eval")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to evaluate, the data options it brings along (`shown`) and, where it knows them, its classes."""
+
+    name: str
+    model: nn.Module
+    shown: Mapping[str, Any]
+    class_names: Sequence[str] | None
+
+
+def main(arguments: Sequence[str]) -> int:
+    if (answer := composition.answer("eval", arguments)) is not None:
+        print(answer)
+        return 0
+    cfg, overrides = composition.compose("eval", arguments)
+    config = composition.typed_eval(cfg, overrides)
+    with processes.join(config.runtime.device, config.runtime.threads) as world:
+        rows = [evaluate(subject, config, world) for subject in subjects(config)]
+        if world.is_main:
+            write(rows, folder_of(config))
+    return 0
+
+
+# What is evaluated
+
+
+def subjects(config: EvalConfig) -> list[Subject]:
+    paths = paths_of(config)
+    if paths:
+        return [load(path, config) for path in paths]
+    wanted = config.model
+    return [of_timm(wanted.name, models.create(wanted.name, pretrained=wanted.pretrained, **wanted.args))]
+
+
+def paths_of(config: EvalConfig) -> list[str]:
+    given = config.checkpoint
+    return [str(path) for path in ([given] if isinstance(given, str) else given) if path]
+
+
+def load(path: str, config: EvalConfig) -> Subject:
+    saved = checkpoints.load(path)
+    weights = models.weights_of(saved, config.weights)
+    if "format" in saved:
+        return of_a_run(path, saved, weights)
+    if not config.model.name:
+        raise ConfigError(f"checkpoint={path} holds weights alone: say of which network, with model.name=<timm name>")
+    return of_timm(path, models.create_from(config.model.name, weights, **config.model.args))
+
+
+def of_a_run(path: str, saved: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> Subject:
+    """One of our training checkpoints: it knows its network, its surgery, its data and its classes."""
+    told = saved["config"]
+    classes, channels = saved["class_names"], told["data"]["channels"]
+    model = models.create(told["model"]["name"], num_classes=len(classes), in_chans=channels, **told["model"]["args"])
+    models.convert(model, **surgery_options(told["surgery"]))
+    model.load_state_dict(weights)
+    return Subject(path, model, told["data"], classes)
+
+
+def of_timm(name: str, model: nn.Module) -> Subject:
+    """A timm network, which knows how images are shown to it but not which."""
+    timms = timm.data.resolve_model_data_config(model)
+    channels, *_, side = timms["input_size"]
+    shown = {"channels": channels, "image_size": side, "eval_size": side}
+    shown |= {key: timms[key] for key in ("mean", "std", "crop_pct", "interpolation", "crop_mode")}
+    return Subject(name, model, shown, None)
+
+
+# Evaluation
+
+
+def evaluate(subject: Subject, config: EvalConfig, world: processes.World) -> dict[str, Any]:
+    """One row of eval.json, and beside it what eval.csv wants to know."""
+    shown = composition.complete_data(config.data, subject.shown)
+    source = data.open_eval(shown.kind, shown.root, shown.val_split, None, config.data.get("val_images"))
+    labels = label_map(subject, source)
+    cost = complexity.count(subject.model, (shown.channels, shown.eval_size, shown.eval_size))
+    numeric = precision(world.device, amp=config.runtime.amp, channels_last=config.runtime.channels_last)
+    model = evaluation.fused(subject.model) if config.fuse else subject.model.eval()
+    model = model.to(world.device)
+    if numeric.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    if config.runtime.compile:
+        model.compile()
+    batches = eval_loader(shown, source, world, batch=config.batch, label_map=labels)
+    scores = evaluation.evaluate(model, batches, world, precision=numeric)
+    batches.close()
+    return {
+        "checkpoint": subject.name,
+        "top1": scores.top1,
+        "top5": scores.top5,
+        "loss": scores.loss,
+        "params": cost.params,
+        "flops": cost.flops,
+        "img_per_s": scores.img_per_s,
+        "images": scores.images,
+        "img_size": shown.eval_size,
+        "crop_pct": shown.crop_pct,
+        "interpolation": shown.interpolation,
+    }
+
+
+def label_map(subject: Subject, source: data.Source) -> Any:
+    """Labels of the data as the subject's outputs: by name, or one to one where it knows no names."""
+    if subject.class_names is not None:
+        return data.class_map(source, subject.class_names)
+    outputs = subject.model.num_classes
+    if len(source.class_names) != outputs:
+        raise ConfigError(
+            f"data.root has {len(source.class_names)} classes and {subject.name} has {outputs} outputs without names: "
+            "evaluate it on a tree with the same classes"
+        )
+    return None
+
+
+# Results
+
+
+def folder_of(config: EvalConfig) -> Path:
+    """`run.dir`; else the run's own folder for a single checkpoint of a run, else runs/eval."""
+    if config.run.dir:
+        return Path(config.run.dir)
+    paths = paths_of(config)
+    inside = Path(paths[0]).absolute().parent if len(paths) == 1 else Path()
+    return inside.parent if inside.name == "checkpoints" else FALLBACK_FOLDER
+
+
+COLUMNS = ("checkpoint", "top1", "top5", "loss", "params", "flops", "img_per_s", "images")
+
+
+def write(rows: list[dict[str, Any]], folder: Path) -> None:
+    write_text(
+        folder / "eval.json", json.dumps([{name: row[name] for name in COLUMNS} for row in rows], indent=2) + "\n"
+    )
+    write_text(folder / "eval.csv", as_csv(rows))
+    table = Table(title="evaluation", title_justify="left")
+    for name in ("checkpoint", "top-1 %", "top-5 %", "loss", "params", "FLOPs", "img/s", "images"):
+        table.add_column(name, justify="left" if name == "checkpoint" else "right", overflow="fold")
+    for row in rows:
+        accuracy = f"{row['top1']:.2f}", f"{row['top5']:.2f}", f"{row['loss']:.4f}"
+        cost = f"{row['params']:,}", f"{row['flops'] / 1e9:.3f} G", f"{row['img_per_s']:,.0f}", f"{row['images']:,}"
+        table.add_row(row["checkpoint"], *accuracy, *cost)
+    console = Console()
+    console.print(table)
+    console.print(f"wrote {folder / 'eval.json'} and eval.csv", markup=False, highlight=False)
+
+
+def as_csv(rows: list[dict[str, Any]]) -> str:
+    """The columns of timm's results files."""
+    text = io.StringIO()
+    names = ("model", "top1", "top1_err", "top5", "top5_err", "param_count", "img_size", "crop_pct", "interpolation")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    for row in rows:
+        top1, top5 = round(row["top1"], 3), round(row["top5"], 3)
+        accuracy = (top1, round(100 - top1, 3), top5, round(100 - top5, 3))
+        count = round(row["params"] / 1e6, 2)
+        writer.writerow([row["checkpoint"], *accuracy, count, row["img_size"], row["crop_pct"], row["interpolation"]])
+    return text.getvalue()
+
+
+if __name__ == "__main__":
+    sys.exit(reported(lambda: main(sys.argv[1:])))

@@ -1,0 +1,255 @@
+"""train.py and eval.py as their users meet them, on a tree of 64 real images."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import eval as evaluation
+import train
+from dcls.engine.checkpoints import load
+from dcls.engine.processes import StopRequest
+from dcls.errors import reported
+
+ROOT = Path(__file__).parents[1]
+EPOCHS, STEPS = 3, 12  # 64 images in batches of 16
+
+
+def options(tree: Path, folder: Path, *more: str) -> list[str]:
+    data = ["data=folder", f"data.root={tree}", "data.channels=1", "data.mean=[0.286]", "data.std=[0.353]"]
+    recipe = [f"recipe.epochs={EPOCHS}", "recipe.global_batch=16", "recipe.slot=8", "data.workers=0"]
+    return ["+experiment=quickstart", *data, *recipe, f"run.dir={folder}", "logger.progress=off", *more]
+
+
+def run(arguments: list[str]) -> int:
+    return reported(lambda: train.main(arguments))
+
+
+@pytest.fixture(scope="module")
+def finished(image_tree, tmp_path_factory) -> Path:
+    """The folder of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("finished")
+    assert run(options(image_tree, folder)) == 0
+    return folder
+
+
+def rows_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_end(folder: Path, other: Path) -> None:
+    """Weights and averages equal to the last bit, and the same rows up to what a clock says."""
+    one, two = (load(each / "checkpoints" / "last.pt") for each in (folder, other))
+    for part in ("model", "ema"):
+        assert one[part].keys() == two[part].keys()
+        assert [name for name in one[part] if not torch.equal(one[part][name], two[part][name])] == []
+    clocks = {"seconds", "data_wait", "train_img_per_s", "eval_img_per_s"}
+    rows = [[{k: v for k, v in row.items() if k not in clocks} for row in rows_of(each)] for each in (folder, other)]
+    assert rows[0] == rows[1]
+
+
+def test_what_a_run_leaves(finished):
+    written = {str(path.relative_to(finished)) for path in finished.rglob("*")}
+    files = {"config.yaml", "metrics.jsonl", "summary.json", "positions.npz"}
+    pictures = {"positions.png", "kernels.png", "curves.png"}
+    assert files | pictures | {"checkpoints/last.pt", "checkpoints/best.pt"} <= written
+    rows = rows_of(finished)
+    assert [(row["epoch"], row["step"], row["images"], row["eval_images"]) for row in rows] == [
+        (1, 4, 64, 20),
+        (2, 8, 64, 20),
+        (3, 12, 64, 20),
+    ]
+    assert rows[-1]["position_lr"] == pytest.approx(5 * rows[-1]["lr"])
+    assert len(rows[-1]["positions"]) == 3
+    assert all(stage["movement"] > 0.01 for stage in rows[-1]["positions"].values())
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["top1"] == rows[-1]["top1"]
+    assert summary["top1_ema"] == rows[-1]["top1_ema"]
+    assert summary["params"] == 143_316
+    assert min(summary[name] for name in ("flops", "train_img_per_s", "eval_img_per_s", "peak_memory_bytes")) > 0
+    with np.load(finished / "positions.npz") as arrays:
+        assert len(arrays.files) == 3 * (EPOCHS + 1)
+
+
+def stop_at(monkeypatch, *steps: int) -> None:
+    """Ask to stop after so many steps of this start, one number a start."""
+    left = iter(steps)
+    state = {"until": next(left)}
+
+    def agreed(self) -> bool:
+        state["until"] -= 1
+        if state["until"]:
+            return False
+        state["until"] = next(left, -1)
+        return True
+
+    monkeypatch.setattr(StopRequest, "agreed", agreed)
+
+
+def test_a_run_stopped_anywhere_ends_with_the_same_bits(finished, image_tree, tmp_path, monkeypatch):
+    """In mid-epoch, twice within one epoch, at the last step of an epoch; with other numbers of workers."""
+    stop_at(monkeypatch, 5, 1, 2, 3)
+    for workers in (0, 2, 1, 0):
+        assert run(options(image_tree, tmp_path, f"data.workers={workers}")) == train.STOPPED
+    assert load(tmp_path / "checkpoints" / "last.pt")["step"] == 11
+    assert run(options(image_tree, tmp_path)) == 0
+    assert_same_end(finished, tmp_path)
+
+
+def test_a_run_that_is_killed_ends_with_the_same_bits(finished, image_tree, tmp_path):
+    command = [sys.executable, "train.py", *options(image_tree, tmp_path, "run.save_minutes=0.00001")]
+    with subprocess.Popen(command, cwd=ROOT) as process:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("checkpoints/step-5.*")):
+            assert process.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        os.kill(process.pid, signal.SIGKILL)
+    assert load(tmp_path / "checkpoints" / "last.pt")["step"] < STEPS
+    assert run(options(image_tree, tmp_path)) == 0
+    assert_same_end(finished, tmp_path)
+
+
+def test_two_processes_give_the_curve_of_one(finished, image_tree, tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run([*torchrun, "train.py", *options(image_tree, tmp_path)], cwd=ROOT, timeout=240)
+    assert done.returncode == 0
+    one, two = rows_of(finished), rows_of(tmp_path)
+    assert [row["eval_images"] for row in two] == [20] * EPOCHS
+    for name in ("train_loss", "eval_loss", "eval_loss_ema"):
+        assert [row[name] for row in two] == pytest.approx([row[name] for row in one], rel=2e-3)
+
+
+def test_starting_again_is_continuing(finished, image_tree, capsys):
+    before = rows_of(finished)
+    assert run(options(image_tree, finished)) == 0
+    assert rows_of(finished) == before
+    assert "continuing step-12" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ("recipe.lr=1e-3", "recipe.lr (0.004 there, 0.001 here)"),
+        ("seed=3", "seed (0 there, 3 here)"),
+        ("surgery.kernel_count=7", "surgery.kernel_count"),
+        ("recipe.epochs=5", "run.extend=true does so on purpose"),
+    ],
+)
+def test_another_run_in_the_same_folder_is_refused(finished, image_tree, capsys, option, named):
+    assert run(options(image_tree, finished, option)) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "run.dir" in error
+    assert named in error
+
+
+def test_a_run_is_extended_on_purpose(image_tree, tmp_path):
+    assert run(options(image_tree, tmp_path, "recipe.epochs=2")) == 0
+    assert run(options(image_tree, tmp_path, "recipe.epochs=3", "run.extend=true")) == 0
+    assert [row["epoch"] for row in rows_of(tmp_path)] == [1, 2, 3]
+
+
+def test_a_torn_checkpoint_costs_one_checkpoint(image_tree, tmp_path, monkeypatch, finished):
+    stop_at(monkeypatch, 6)
+    assert run(options(image_tree, tmp_path)) == train.STOPPED
+    torn = (tmp_path / "checkpoints" / "last.pt").resolve()
+    content = bytearray(torn.read_bytes())
+    content[len(content) // 3] ^= 4
+    torn.write_bytes(content)
+    assert run(options(image_tree, tmp_path)) == 0  # from the end of the first epoch
+    assert_same_end(finished, tmp_path)
+
+
+# eval.py
+
+
+def test_evaluation_repeats_the_run(finished, tmp_path, image_tree):
+    last, best = (str(finished / "checkpoints" / name) for name in ("last.pt", "best.pt"))
+    arguments = [f"checkpoint=[{last},{best}]", f"run.dir={tmp_path}", "data.workers=0"]
+    assert reported(lambda: evaluation.main(arguments)) == 0
+    rows = json.loads((tmp_path / "eval.json").read_text())
+    assert [row["checkpoint"] for row in rows] == [last, best]
+    end = rows_of(finished)[-1]
+    assert rows[0]["top1"] == end["top1_ema"]
+    assert rows[0]["loss"] == pytest.approx(end["eval_loss_ema"], rel=1e-5)
+    assert rows[0]["images"] == 20
+    assert (tmp_path / "eval.csv").read_text().startswith("model,top1,top1_err,top5,top5_err,param_count,img_size")
+
+
+def test_fusing_changes_nothing_that_is_measured(finished, tmp_path):
+    arguments = [f"checkpoint={finished / 'checkpoints' / 'last.pt'}", "data.workers=0", "weights=model"]
+
+    def loss(fuse: str) -> float:
+        assert reported(lambda: evaluation.main([*arguments, f"fuse={fuse}", f"run.dir={tmp_path / fuse}"])) == 0
+        return json.loads((tmp_path / fuse / "eval.json").read_text())[0]["loss"]
+
+    assert loss("false") == pytest.approx(loss("true"), rel=1e-5)
+    assert loss("false") == pytest.approx(rows_of(finished)[-1]["eval_loss"], rel=1e-5)
+
+
+def test_a_tree_with_fewer_classes_is_mapped_by_name_and_a_foreign_one_refused(finished, image_tree, tmp_path, capsys):
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "class2").symlink_to(image_tree / "val" / "class2")
+    last = f"checkpoint={finished / 'checkpoints' / 'last.pt'}"
+    arguments = [last, f"data.root={tmp_path}", f"run.dir={tmp_path}", "data.workers=0"]
+    assert reported(lambda: evaluation.main(arguments)) == 0
+    assert json.loads((tmp_path / "eval.json").read_text())[0]["images"] == 5
+    (tmp_path / "val" / "zebra").symlink_to(image_tree / "val" / "class2")
+    assert reported(lambda: evaluation.main(arguments)) == 2
+    assert "zebra" in capsys.readouterr().err
+
+
+# Bad input: one line, exit code 2, before any work
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["recipe.epoch=3"], "recipe.epochs"),
+        (["recipe.epochs=many"], "recipe.epochs"),
+        (["recipe.epochs=0"], "recipe.epochs=0"),
+        (["model.name=convnext_tinny"], "did you mean convnext_tiny"),
+        (["recipe.global_batch=20"], "recipe.global_batch=20"),
+        (["data.root=/nowhere"], "data.root=/nowhere"),
+        (["surgery.kernel_count=0"], "kernel_count"),
+        (["+experiment=quickstrat"], "quickstart"),
+        (["model.init_from=/nowhere.pt"], "model.init_from=/nowhere.pt"),
+        (["runtime.device=tpu"], "runtime.device=tpu"),
+        (["recipe.optimizer=adamx"], "recipe.optimizer=adamx"),
+    ],
+)
+def test_bad_input_is_one_line(image_tree, tmp_path, capsys, arguments, expected):
+    assert run([*options(image_tree, tmp_path / "run"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert expected in error
+    assert not list(tmp_path.glob("run/checkpoints/*"))
+
+
+def test_an_unreadable_image_is_named(image_tree, tmp_path, capsys):
+    tree = tmp_path / "tree"
+    subprocess.run(["cp", "-r", str(image_tree), str(tree)], check=True)
+    broken = sorted((tree / "train" / "class1").iterdir())[0]
+    broken.write_bytes(broken.read_bytes()[:100])
+    assert run(options(tree, tmp_path / "run")) == 2
+    assert str(broken) in capsys.readouterr().err
+
+
+def test_dry_run_needs_no_data(tmp_path, capsys):
+    assert run(["+experiment=convnext_dcls", "dry_run=true", f"run.dir={tmp_path}"]) == 0
+    shown = capsys.readouterr().out
+    assert "28,587,688" in shown
+    assert "4.985" in shown
+    resolved = json.loads((tmp_path / "dry_run.json").read_text())
+    assert resolved["surgery"]["kernel_count"] == 34
+    assert resolved["learning_rates"] == {"network": pytest.approx(4e-3), "position": pytest.approx(2e-2)}
+    assert (resolved["total_steps"], resolved["slots"], resolved["images_an_epoch"]) == (93_600, 32, 312 * 4096)

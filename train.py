@@ -1,0 +1,349 @@
+"""Train an image classifier whose convolutions learn where their taps sit.
+
+    python train.py +experiment=quickstart
+    torchrun --nproc_per_node=8 train.py +experiment=convnext_dcls data.root=/path/to/imagenet
+    python train.py +experiment=convnext_dcls dry_run=true        # what would run, beside the paper's figures
+
+Started again in the same run folder, a run continues from its last checkpoint. `--help` lists every option.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+import models
+from dcls import composition, data, layers
+from dcls.analysis import complexity, positions
+from dcls.atomic import write_text
+from dcls.config import Config, DataConfig, DclsSurgery, SurgeryConfig
+from dcls.engine import checkpoints, mirrors, objective, optim, processes, profiling, resolved, summary
+from dcls.engine.ema import Ema
+from dcls.engine.folder import RunFolder
+from dcls.engine.loop import Autosave, Stopped, fit
+from dcls.engine.plan import Plan, plan
+from dcls.engine.prepare import precision, prepare
+from dcls.engine.progress import Bar
+from dcls.engine.record import Record
+from dcls.engine.report import RunReport
+from dcls.engine.state import TrainState
+from dcls.engine.step import PositionRules, Step
+from dcls.errors import ConfigError, reported
+from dcls.randomness import key, seed_all
+from dcls.surgery import Report
+
+STOPPED = 143  # what a shell reports after SIGTERM; schedulers requeue on it
+DEBUG_BATCHES = DEBUG_EPOCHS = 2
+
+
+def main(arguments: Sequence[str]) -> int:
+    if (answer := composition.answer("train", arguments)) is not None:
+        print(answer)
+        return 0
+    cfg, overrides = composition.compose("train", arguments)
+    config = composition.typed(cfg, overrides)
+    with processes.join(config.runtime.device, config.runtime.threads) as world:
+        path = Path(world.on_main(lambda: run_folder(config, overrides)))
+        if config.dry_run:
+            return dry_run(config, path, world)
+        with RunFolder(path, world) as folder:
+            return train(config, folder, world)
+
+
+def train(config: Config, folder: RunFolder, world: processes.World) -> int:
+    train_data, val_data = data.open_splits(**splits(config.data))
+    classes = list(train_data.class_names)
+    model, report = build_model(config, len(classes))
+    schedule = build_plan(config, len(train_data), world)
+    run = describe(config, model, report, schedule, {"train": len(train_data), "val": len(val_data)})
+    step = build_step(config, model, schedule, world, len(classes))
+    train_loader, val_loader = build_loaders(config, train_data, val_data, schedule, world)
+    identity = {"config": asdict(config), "class_names": classes, "fingerprint": train_data.fingerprint()}
+    state = build_state(step, schedule, identity)
+    saved = folder.restore(state, differing=composition.differing, extend=config.run.extend)
+
+    console = Console(quiet=not world.is_main)
+    resolved.show(run, report.lines(), console)
+    where = f"continuing {saved.name} in" if saved else "starting in"
+    console.print(f"{where} {folder.path}", markup=False, highlight=False)
+    with ExitStack() as stack:
+        record = stack.enter_context(open_record(config, folder.path, state)) if world.is_main else None
+        bar = stack.enter_context(
+            Bar(config.logger.progress, schedule.epochs, schedule.steps_per_epoch, state.step, console)
+        )
+        stop = stack.enter_context(processes.StopRequest(world))
+        profiler = stack.enter_context(profiling.window(folder.path, enabled=config.profile and world.is_main))
+        telling = RunReport(folder.path, state, bar, record)
+        autosave = Autosave(folder.checkpoints, state, stop, main=world.is_main, minutes=config.run.save_minutes)
+        limit = DEBUG_BATCHES if config.debug else None
+        try:
+            fit(step, state, train_loader, val_loader, autosave, bar, telling.epoch, profiler, limit)
+        except Stopped as stopped:
+            bar.message(f"{stopped} and saved; the same command continues it")
+            return STOPPED
+        facts = summary.summarise(state.history[-1], state.best, run, asdict(config), world)
+        for picture in telling.finish(facts):
+            bar.message(f"wrote {picture}")
+    return 0
+
+
+# What each room is told of the configuration
+
+
+def splits(config: DataConfig) -> dict[str, Any]:
+    names = ("kind", "root", "train_split", "val_split", "classes", "train_images", "val_images")
+    return {name: getattr(config, name) for name in names}
+
+
+def build_model(config: Config, classes: int | None) -> tuple[nn.Module, Report]:
+    """The network with its surgery done and its starting weights in place, and what the surgery changed."""
+    if classes is None:
+        raise ConfigError("data.classes=null: a dry run does not open the data, so give the number of classes")
+    seed_all(key(config.seed, "init"))
+    model = models.create(
+        config.model.name,
+        num_classes=classes,
+        in_chans=config.data.channels,
+        drop_path_rate=config.recipe.drop_path,
+        pretrained=config.model.pretrained,
+        **config.model.args,
+    )
+    report = models.convert(model, **surgery_options(asdict(config.surgery)))
+    if config.model.init_from:
+        models.load_plain(model, models.weights_of(checkpoints.load(config.model.init_from, "model.init_from")))
+    return model, report
+
+
+def surgery_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What `models.convert` is told: the mode and, of the chosen mode's options, those that shape the layers."""
+    shaping = ("mode", "version", "dilated_kernel_size", "kernel_count", "share", "position_init_std", "sigma_init")
+    return {name: value for name, value in config.items() if name in (*shaping, "dilation")}
+
+
+def build_plan(config: Config, train_images: int | None, world: processes.World) -> Plan:
+    if train_images is None:
+        raise ConfigError("data.train_images=null: a dry run does not open the data, so give the number of images")
+    recipe, epochs = config.recipe, config.recipe.epochs
+    if config.debug:
+        epochs = min(epochs, DEBUG_EPOCHS)
+    return plan(
+        train_images=train_images,
+        global_batch=recipe.global_batch,
+        slot=recipe.slot,
+        epochs=epochs,
+        warmup_epochs=min(recipe.warmup_epochs, epochs / 2) if config.debug else recipe.warmup_epochs,
+        lr=recipe.lr,
+        lr_batch=recipe.lr_batch,
+        lr_min=recipe.lr_min,
+        rank=world.rank,
+        world_size=world.size,
+        steps_limit=DEBUG_BATCHES if config.debug else None,
+    )
+
+
+def lr_scales(config: Config) -> dict[str, float]:
+    if not isinstance(config.surgery, DclsSurgery):
+        return {}
+    return {"position": config.surgery.position_lr_scale, "sigma": config.surgery.sigma_lr_scale}
+
+
+def describe(
+    config: Config, model: nn.Module, report: Report, schedule: Plan, images: dict[str, Any]
+) -> dict[str, Any]:
+    """The resolved run; FLOPs are those of one evaluation image."""
+    side = config.data.eval_size
+    cost = complexity.count(model, (config.data.channels, side, side))
+    learned = set(layers.roles(model).values())
+    scales = {"network": 1.0} | {role: scale for role, scale in lr_scales(config).items() if role in learned}
+    return resolved.resolve(
+        experiment=config.experiment,
+        model=config.model.name,
+        surgery=report.as_dict(),
+        params=cost.params,
+        flops=cost.flops,
+        paper=models.paper_figures(config.model.name, report.mode, report.version),
+        input_size=(config.data.channels, side, side),
+        plan=schedule,
+        learning_rates={role: schedule.lr * scale for role, scale in scales.items()},
+        images=images,
+    )
+
+
+def build_step(config: Config, model: nn.Module, schedule: Plan, world: processes.World, classes: int) -> Step:
+    recipe, runtime = config.recipe, config.runtime
+    forward = prepare(
+        model,
+        world,
+        channels_last=runtime.channels_last,
+        activation_checkpointing=runtime.activation_checkpointing,
+        compile=runtime.compile,
+    )
+    groups = optim.parameter_groups(
+        model,
+        weight_decay=recipe.weight_decay,
+        lr_scales=lr_scales(config),
+        layer_decay=recipe.layer_decay,
+        layer_ids=models.layer_ids(model) if recipe.layer_decay is not None else None,
+    )
+    optimizer = optim.build_optimizer(groups, name=recipe.optimizer, lr=schedule.lr, arguments=recipe.opt_args)
+    numeric = precision(world.device, amp=runtime.amp, channels_last=runtime.channels_last)
+    return Step(
+        model,
+        forward,
+        optimizer,
+        optim.build_schedule(
+            optimizer,
+            total_steps=schedule.total_steps,
+            warmup_steps=schedule.warmup_steps,
+            lr_min=recipe.lr_min,
+            warmup_lr=recipe.warmup_lr,
+        ),
+        objective.build(
+            classes=classes,
+            loss=recipe.loss,
+            smoothing=recipe.smoothing,
+            mixup=recipe.mixup,
+            cutmix=recipe.cutmix,
+            mixup_prob=recipe.mixup_prob,
+            switch_prob=recipe.mixup_switch_prob,
+            mixup_mode=recipe.mixup_mode,
+            mixup_off_epoch=recipe.mixup_off_epoch,
+            bce_threshold=recipe.bce_threshold,
+        ),
+        world,
+        schedule.slots,
+        numeric,
+        seed=config.seed,
+        ema=Ema(model, config.ema.decay, config.ema.shared) if config.ema.decay else None,
+        scaler=torch.amp.GradScaler(world.device.type, enabled=numeric.amp is torch.float16),
+        clip_grad=recipe.clip_grad,
+        positions=position_rules(config.surgery),
+    )
+
+
+def position_rules(config: SurgeryConfig) -> PositionRules | None:
+    if not isinstance(config, DclsSurgery):
+        return None
+    return PositionRules(config.clamp, config.repulsive_loss, config.repulsive_after_epoch)
+
+
+def build_loaders(
+    config: Config, train_data: data.Source, val_data: data.Source, schedule: Plan, world: processes.World
+) -> tuple[data.TrainLoader, data.EvalLoader]:
+    pin = world.device.type == "cuda"
+    train_loader = data.TrainLoader(
+        train_data,
+        train_transform(config),
+        seed=config.seed,
+        global_batch=schedule.slots.global_batch,
+        slot=schedule.slots.size,
+        my_slots=schedule.slots.mine,
+        repeats=config.recipe.repeats,
+        workers=config.data.workers,
+        pin_memory=pin,
+    )
+    return train_loader, eval_loader(config.data, val_data, world, batch=schedule.slots.size)
+
+
+def train_transform(config: Config) -> data.Transform:
+    recipe, shown = config.recipe, config.data
+    return data.train_transform(
+        image_size=shown.image_size,
+        mean=shown.mean,
+        std=shown.std,
+        channels=shown.channels,
+        scale=recipe.scale,
+        ratio=recipe.ratio,
+        interpolation=recipe.train_interpolation,
+        hflip=recipe.hflip,
+        auto_augment=recipe.auto_augment,
+        color_jitter=recipe.color_jitter,
+        erasing=recipe.erasing,
+        erasing_mode=recipe.erasing_mode,
+    )
+
+
+def eval_loader(
+    config: DataConfig, source: data.Source, world: processes.World, *, batch: int, label_map: Any = None
+) -> data.EvalLoader:
+    transform = data.eval_transform(
+        image_size=config.eval_size,
+        mean=config.mean,
+        std=config.std,
+        channels=config.channels,
+        crop_pct=config.crop_pct,
+        interpolation=config.interpolation,
+        crop_mode=config.crop_mode,
+    )
+    return data.EvalLoader(
+        source,
+        transform,
+        batch=batch,
+        rank=world.rank,
+        world_size=world.size,
+        workers=config.workers,
+        label_map=label_map,
+        pin_memory=world.device.type == "cuda",
+    )
+
+
+def build_state(step: Step, schedule: Plan, identity: dict[str, Any]) -> TrainState:
+    state = TrainState(
+        step.model,
+        step.optimizer,
+        ema=step.ema,
+        scaler=step.scaler,
+        positions=positions.History(positions.limits(step.model)),
+        steps_per_epoch=schedule.steps_per_epoch,
+        epochs=schedule.epochs,
+        identity=identity,
+    )
+    state.positions.add(0, positions.snapshot(step.model))
+    return state
+
+
+# Files
+
+
+def run_folder(config: Config, overrides: Sequence[str]) -> str:
+    return config.run.dir or str(Path(config.run.root) / composition.run_name(config, overrides))
+
+
+def open_record(config: Config, folder: Path, state: TrainState) -> Record:
+    settings, values = config.logger, asdict(config)
+    mirrored = mirrors.open_mirrors(
+        folder,
+        folder.name,
+        values,
+        wandb=settings.wandb,
+        project=settings.project,
+        entity=settings.entity or None,
+        tensorboard=settings.tensorboard,
+    )
+    record = Record(folder, mirrored)
+    record.begin(values, state.history)
+    return record
+
+
+def dry_run(config: Config, folder: Path, world: processes.World) -> int:
+    """Everything but data and training: show the resolved run and write it to `folder`/dry_run.json."""
+    model, report = build_model(config, config.data.classes)
+    schedule = build_plan(config, config.data.train_images, world)
+    images = {"train": config.data.train_images, "val": config.data.val_images}
+    run = describe(config, model, report, schedule, images)
+    if world.is_main:
+        resolved.show(run, report.lines(), Console())
+        write_text(folder / "dry_run.json", json.dumps(run | {"config": asdict(config)}, indent=2) + "\n")
+        print(f"wrote {folder / 'dry_run.json'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(reported(lambda: main(sys.argv[1:])))
