@@ -1,9 +1,11 @@
 import pytest
+import timm
 import torch
 from torch import nn
 
 import models
 from dcls.errors import ConfigError
+from models.families import plain_names
 
 
 @pytest.mark.parametrize(
@@ -59,3 +61,15 @@ def test_sizes_are_the_published_ones_and_new_versions_have_one():
     assert models.family("resnet50").size_of("gauss") == 7
     assert models.family("convnext_quickstart").size_of("gauss") == 13
     assert [models.family(name).default_version for name in ("resnet50", "convformer_s18")] == ["v0", "v1"]
+
+
+@pytest.mark.parametrize("rule", models.FAMILIES, ids=lambda rule: rule.name)
+@pytest.mark.parametrize("mode", ["dcls", "dilated", "large_kernel"])
+def test_every_rule_converts_a_model_of_its_own(rule, mode):
+    name = next(name for name, covering in plain_names().items() if covering is rule)
+    with torch.device("meta"):
+        model = models.create(name)
+    report = models.convert(model, mode=mode, version=rule.default_version)
+    assert {rule.stage_of(row.name) for row in report.rows} >= {0, 1}
+    released = rule.released.items()
+    assert all(timm.is_model(f"{plain}_dcls_{version}.paper") for (plain, version), _ in released)
