@@ -16,7 +16,10 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING
 
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+from dcls.layers.interpolation import INTERPOLATIONS
+
+RESIZING = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+VERSIONS = (*INTERPOLATIONS, *(row.alias for row in INTERPOLATIONS.values() if row.alias))
 
 
 def option(
@@ -71,7 +74,7 @@ class DclsSurgery(SurgeryConfig):
     """Dilated convolutions with learnable spacings, and the rules their positions are trained by."""
 
     mode: str = "dcls"
-    version: str = option("interpolation of the taps", choices=("v0", "v1", "max", "gauss", "bilinear", "triangle"))
+    version: str = option("interpolation of the taps", choices=VERSIONS)
     dilated_kernel_size: Any = option("size of the kernel, pixels: auto (the paper's), 17 or [17, 17]")
     kernel_count: Any = option("taps of a kernel: a number, or auto (as many as keep the parameters equal)")
     share: bool = option("one set of positions for all blocks of a stage")
@@ -124,7 +127,7 @@ class DataConfig:
         "how evaluation crops; auto: center, from 384 pixels on squash",
         choices=("auto", "center", "squash", "border"),
     )
-    interpolation: str = option("how evaluation resizes", choices=INTERPOLATIONS)
+    interpolation: str = option("how evaluation resizes", choices=RESIZING)
     workers: int = option(
         "processes that decode images, for each training process; -1: as many as it has cores, at most 8",
         -1,
@@ -163,7 +166,7 @@ class RecipeConfig:
     mixup_off_epoch: int | None = option("mixing stops at this zero-based epoch; null: never", within="[0, inf)")
     scale: list[float] | None = option("range of the random crop's area; null: no random crop", within="(0, 1]")
     ratio: list[float] = option("range of the random crop's aspect ratio", within="(0, inf)")
-    train_interpolation: str = option("how training images are resized", choices=(*INTERPOLATIONS, "random"))
+    train_interpolation: str = option("how training images are resized", choices=(*RESIZING, "random"))
     hflip: float = option("probability of a horizontal flip", within="[0, 1]")
     auto_augment: str = option("timm's policy, such as rand-m9-mstd0.5-inc1; empty: none")
     color_jitter: float = option("strength of colour jitter; without effect beside auto_augment", within="[0, inf)")

@@ -58,7 +58,7 @@ def table() -> str:
     """The options of train.py as a Markdown table."""
     rows = ["| option | default | meaning |", "|---|---|---|"]
     rows += [f"| `{name}` | {_default(option)} | {_meaning(option)} |" for name, option in options(Config).items()]
-    return "\n".join(rows)
+    return "\n".join(rows).replace("<", "&lt;")
 
 
 def renewed(text: str) -> str:

@@ -9,11 +9,14 @@ from typing import Any
 
 from dcls.config import Config, DataConfig, DclsSurgery, EvalConfig, LargeKernelSurgery, Option, RecipeConfig, options
 from dcls.errors import ConfigError
+from dcls.layers.interpolation import INTERPOLATIONS, resolve
+
+WITH_SIGMA = tuple(version for version, row in INTERPOLATIONS.items() if row.has_sigma)
 
 
 def check_values(config: Any, section: str = "") -> None:
     """Choices and ranges of every option that is set. `section` names a configuration that is only a part ("data")."""
-    schema = Config if section else type(config)
+    schema: type = Config if section else type(config)
     for name, option in options(schema).items():
         if section and not name.startswith(f"{section}."):
             continue
@@ -187,7 +190,7 @@ def _evaluation(config: EvalConfig) -> Iterator[str]:
 
 
 def _no_sigma(config: Config) -> bool:
-    return isinstance(config.surgery, DclsSurgery) and config.surgery.version not in ("max", "gauss")
+    return isinstance(config.surgery, DclsSurgery) and not INTERPOLATIONS[resolve(config.surgery.version)].has_sigma
 
 
 def _repulsion_never(config: Config) -> bool:
@@ -208,8 +211,8 @@ def _no_wandb(config: Config) -> bool:
 
 # An option that was given by name, when it does nothing, and what to do about it.
 IDLE: tuple[tuple[str, Callable[[Config], bool], str], ...] = (
-    ("surgery.sigma_init", _no_sigma, "only surgery.version=gauss and max have sigmas"),
-    ("surgery.sigma_lr_scale", _no_sigma, "only surgery.version=gauss and max have sigmas"),
+    ("surgery.sigma_init", _no_sigma, f"only surgery.version={' and '.join(WITH_SIGMA)} have sigmas"),
+    ("surgery.sigma_lr_scale", _no_sigma, f"only surgery.version={' and '.join(WITH_SIGMA)} have sigmas"),
     ("surgery.repulsive_after_epoch", _repulsion_off, "set surgery.repulsive_loss=true"),
     ("surgery.repulsive_loss", _repulsion_never, "the run ends before; lower surgery.repulsive_after_epoch"),
     ("recipe.warmup_lr", lambda c: c.recipe.warmup_epochs == 0, "there is no warm-up, recipe.warmup_epochs=0"),

@@ -361,8 +361,8 @@ def test_data_that_lies_nowhere():
 
 
 IDLE = {
-    "surgery.sigma_init=0.3 surgery=dcls": "only surgery.version=gauss and max have sigmas",
-    "surgery.sigma_lr_scale=2 surgery=dcls_v1": "only surgery.version=gauss and max have sigmas",
+    "surgery.sigma_init=0.3 surgery=dcls": "only surgery.version=max and gauss have sigmas",
+    "surgery.sigma_lr_scale=2 surgery=dcls_v1": "only surgery.version=max and gauss have sigmas",
     "surgery.repulsive_after_epoch=3 surgery=dcls_resnet": "set surgery.repulsive_loss=true",
     "surgery.repulsive_loss=true +experiment=quickstart": "lower surgery.repulsive_after_epoch",
     "recipe.warmup_lr=1e-6 recipe.warmup_epochs=0": "there is no warm-up",
