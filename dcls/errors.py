@@ -13,15 +13,22 @@ class DataError(ConfigError):
     """A data root, a class folder or an image that cannot be used."""
 
 
+class ImageError(DataError):
+    """An image that cannot be read: met by one process alone, in the middle of its work."""
+
+
 class CheckpointError(ConfigError):
     """A checkpoint that is torn, foreign, or does not fit the run."""
 
 
 def reported(work: Callable[[], int]) -> int:
-    """The exit code of `work`; for a ConfigError 2, and its one line on stderr (under torchrun once a machine)."""
+    """The exit code of `work`; for a ConfigError 2, and its one line on stderr.
+
+    Under torchrun every process finds the same fault in the options, so the first one of a machine speaks for all.
+    """
     try:
         return work()
     except ConfigError as error:
-        if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        if int(os.environ.get("LOCAL_RANK", 0)) == 0 or isinstance(error, ImageError):
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

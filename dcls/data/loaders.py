@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from dcls.data.order import epoch_order, slot_batches
 from dcls.data.sources import Source
 from dcls.data.transforms import Transform
-from dcls.errors import ConfigError, DataError
+from dcls.errors import ConfigError, DataError, ImageError
 from dcls.randomness import key, seed_all
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -180,7 +180,7 @@ class _Workers:
             self._loader = self._start()
         for batch in self._loader:
             if isinstance(batch, str):
-                raise DataError(batch)
+                raise ImageError(batch)
             yield batch
 
     def close(self) -> None:

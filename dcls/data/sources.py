@@ -103,9 +103,11 @@ def open_splits(
     train = _open(kind, root, train_split, "data.train_split")
     val = _open(kind, root, val_split, "data.val_split")
     _same_classes(train, train_split, val, val_split)
-    _check_count("data.classes", classes, len(train.class_names), f"classes in {train_split!r}")
-    _check_count("data.train_images", train_images, len(train), f"images in {train_split!r}")
-    _check_count("data.val_images", val_images, len(val), f"images in {val_split!r}")
+    _check_counts(
+        ("data.classes", classes, len(train.class_names), f"classes in {train_split!r}"),
+        ("data.train_images", train_images, len(train), f"images in {train_split!r}"),
+        ("data.val_images", val_images, len(val), f"images in {val_split!r}"),
+    )
     return train, val
 
 
@@ -118,8 +120,10 @@ def open_eval(
 ) -> Source:
     """The validation split alone, for evaluation; counts and errors as in `open_splits`."""
     val = _open(kind, root, val_split, "data.val_split")
-    _check_count("data.classes", classes, len(val.class_names), f"classes in {val_split!r}")
-    _check_count("data.val_images", val_images, len(val), f"images in {val_split!r}")
+    _check_counts(
+        ("data.classes", classes, len(val.class_names), f"classes in {val_split!r}"),
+        ("data.val_images", val_images, len(val), f"images in {val_split!r}"),
+    )
     return val
 
 
@@ -161,6 +165,11 @@ def _same_classes(train: Source, train_split: str, val: Source, val_split: str) 
             )
 
 
-def _check_count(option: str, wanted: int | None, found: int, what: str) -> None:
-    if wanted is not None and wanted != found:
-        raise DataError(f"{option}={wanted}: found {found} {what}; complete the data, or set {option}={found}")
+def _check_counts(*counts: tuple[str, int | None, int, str]) -> None:
+    """Each (option, number wanted or None, number found, of what). All that differ are named at once."""
+    wrong = [each for each in counts if each[1] is not None and each[1] != each[2]]
+    if wrong:
+        wanted = ", ".join(f"{option}={number}" for option, number, _, _ in wrong)
+        found = ", ".join(f"{number} {what}" for _, _, number, what in wrong)
+        remedy = " ".join(f"{option}={number}" for option, _, number, _ in wrong)
+        raise DataError(f"{wanted}: found {found}; complete the data, or set {remedy}")
