@@ -1,9 +1,12 @@
 from pathlib import Path
 
 import pytest
-from PIL import Image
+import torch
 
 from dcls.data import BundledSource
+
+# Small tensors gain nothing from a second thread, and threads of several processes would wait for each other's cores.
+torch.set_num_threads(1)
 
 CLASSES, TRAIN, VAL = 4, 16, 5
 
@@ -20,8 +23,3 @@ def image_tree(tmp_path_factory) -> Path:
             for index in (source.labels == label).nonzero()[0][:count]:
                 source.load(int(index)).save(folder / f"{index}.png")
     return root
-
-
-@pytest.fixture(scope="session")
-def blank_image() -> Image.Image:
-    return Image.new("L", (28, 28))
