@@ -145,7 +145,7 @@ class DclsNd(nn.Module):
     def construct_kernel(self) -> Tensor:
         """The dense kernel [out, in / groups, *dilated_kernel_size], in float32 (float64 for float64 parameters).
 
-        Under autocast too: positions rounded to bfloat16 would move taps by a tenth of a cell.
+        Under autocast too: bfloat16 has steps of 1/16 of a cell at index 8 and beyond.
         """
         dtype = torch.promote_types(torch.promote_types(self.weight.dtype, self.P.dtype), torch.float32)
         sigmas = None if self.SIG is None else self.SIG.to(dtype)
