@@ -31,7 +31,7 @@ from dcls.config import EvalConfig
 from dcls.engine import checkpoints, evaluation, processes
 from dcls.engine.prepare import precision
 from dcls.errors import ConfigError, reported
-from train import eval_loader, surgery_options
+from train import build_eval_loader, surgery_options
 
 FALLBACK_FOLDER = Path("runs/eval")
 
@@ -67,7 +67,8 @@ def subjects(config: EvalConfig) -> list[Subject]:
     if paths:
         return [load(path, config) for path in paths]
     wanted = config.model
-    return [of_timm(wanted.name, models.create(wanted.name, pretrained=wanted.pretrained, **wanted.args))]
+    name = wanted.name if wanted.pretrained else f"{wanted.name} (random weights)"
+    return [of_timm(name, models.create(wanted.name, pretrained=wanted.pretrained, **wanted.args))]
 
 
 def paths_of(config: EvalConfig) -> list[str]:
@@ -120,7 +121,7 @@ def evaluate(subject: Subject, config: EvalConfig, world: processes.World) -> di
         model = model.to(memory_format=torch.channels_last)
     if config.runtime.compile:
         model.compile()
-    batches = eval_loader(shown, source, world, batch=config.batch, label_map=labels)
+    batches = build_eval_loader(shown, source, world, batch=config.batch, label_map=labels)
     scores = evaluation.evaluate(model, batches, world, precision=numeric)
     batches.close()
     return {

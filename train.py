@@ -60,18 +60,18 @@ def main(arguments: Sequence[str]) -> int:
 def train(config: Config, folder: RunFolder, world: processes.World) -> int:
     train_data, val_data = data.open_splits(**splits(config.data))
     classes = list(train_data.class_names)
-    model, report = build_model(config, len(classes))
+    model, report = build_model(config, len(classes), begins=folder.saved is None)
     schedule = build_plan(config, len(train_data), world)
     run = describe(config, model, report, schedule, {"train": len(train_data), "val": len(val_data)})
     step = build_step(config, model, schedule, world, len(classes))
     train_loader, val_loader = build_loaders(config, train_data, val_data, schedule, world)
     identity = {"config": asdict(config), "class_names": classes, "fingerprint": train_data.fingerprint()}
     state = build_state(step, schedule, identity)
-    saved = folder.restore(state, differing=composition.differing, extend=config.run.extend)
+    folder.restore(state, differing=composition.differing, extend=config.run.extend)
 
     console = Console(quiet=not world.is_main)
     resolved.show(run, report.lines(), console)
-    where = f"continuing {saved.name} in" if saved else "starting in"
+    where = f"continuing {folder.saved.name} in" if folder.saved else "starting in"
     console.print(f"{where} {folder.path}", markup=False, highlight=False)
     with ExitStack() as stack:
         record = stack.enter_context(open_record(config, folder.path, state)) if world.is_main else None
@@ -97,13 +97,17 @@ def train(config: Config, folder: RunFolder, world: processes.World) -> int:
 # What each room is told of the configuration
 
 
+def pick(section: Any, *names: str) -> dict[str, Any]:
+    """The named options of a section, for a function whose arguments are called the same."""
+    return {name: getattr(section, name) for name in names}
+
+
 def splits(config: DataConfig) -> dict[str, Any]:
-    names = ("kind", "root", "train_split", "val_split", "classes", "train_images", "val_images")
-    return {name: getattr(config, name) for name in names}
+    return pick(config, "kind", "root", "train_split", "val_split", "classes", "train_images", "val_images")
 
 
-def build_model(config: Config, classes: int | None) -> tuple[nn.Module, Report]:
-    """The network with its surgery done and its starting weights in place, and what the surgery changed."""
+def build_model(config: Config, classes: int | None, *, begins: bool) -> tuple[nn.Module, Report]:
+    """The network with its surgery done, and what that changed; with its starting weights where the run `begins`."""
     if classes is None:
         raise ConfigError("data.classes=null: a dry run does not open the data, so give the number of classes")
     seed_all(key(config.seed, "init"))
@@ -112,11 +116,11 @@ def build_model(config: Config, classes: int | None) -> tuple[nn.Module, Report]
         num_classes=classes,
         in_chans=config.data.channels,
         drop_path_rate=config.recipe.drop_path,
-        pretrained=config.model.pretrained,
+        pretrained=config.model.pretrained and begins,
         **config.model.args,
     )
     report = models.convert(model, **surgery_options(asdict(config.surgery)))
-    if config.model.init_from:
+    if config.model.init_from and begins:
         models.load_plain(model, models.weights_of(checkpoints.load(config.model.init_from, "model.init_from")))
     return model, report
 
@@ -130,38 +134,29 @@ def surgery_options(config: Mapping[str, Any]) -> dict[str, Any]:
 def build_plan(config: Config, train_images: int | None, world: processes.World) -> Plan:
     if train_images is None:
         raise ConfigError("data.train_images=null: a dry run does not open the data, so give the number of images")
-    recipe, epochs = config.recipe, config.recipe.epochs
+    recipe = config.recipe
+    length = pick(recipe, "epochs", "warmup_epochs")
     if config.debug:
-        epochs = min(epochs, DEBUG_EPOCHS)
+        epochs = min(recipe.epochs, DEBUG_EPOCHS)
+        length = {"epochs": epochs, "warmup_epochs": min(recipe.warmup_epochs, epochs / 2)}
     return plan(
         train_images=train_images,
-        global_batch=recipe.global_batch,
-        slot=recipe.slot,
-        epochs=epochs,
-        warmup_epochs=min(recipe.warmup_epochs, epochs / 2) if config.debug else recipe.warmup_epochs,
-        lr=recipe.lr,
-        lr_batch=recipe.lr_batch,
-        lr_min=recipe.lr_min,
         rank=world.rank,
         world_size=world.size,
         steps_limit=DEBUG_BATCHES if config.debug else None,
+        **length,
+        **pick(recipe, "global_batch", "slot", "lr", "lr_batch", "lr_min"),
     )
-
-
-def lr_scales(config: Config) -> dict[str, float]:
-    if not isinstance(config.surgery, DclsSurgery):
-        return {}
-    return {"position": config.surgery.position_lr_scale, "sigma": config.surgery.sigma_lr_scale}
 
 
 def describe(
     config: Config, model: nn.Module, report: Report, schedule: Plan, images: dict[str, Any]
 ) -> dict[str, Any]:
     """The resolved run; FLOPs are those of one evaluation image."""
-    side = config.data.eval_size
-    cost = complexity.count(model, (config.data.channels, side, side))
+    input_size = (config.data.channels, config.data.eval_size, config.data.eval_size)
+    cost = complexity.count(model, input_size)
     learned = set(layers.roles(model).values())
-    scales = {"network": 1.0} | {role: scale for role, scale in lr_scales(config).items() if role in learned}
+    scales = {"network": 1.0} | {role: scale for role, scale in lr_scales(config.surgery).items() if role in learned}
     return resolved.resolve(
         experiment=config.experiment,
         model=config.model.name,
@@ -169,54 +164,45 @@ def describe(
         params=cost.params,
         flops=cost.flops,
         paper=models.paper_figures(config.model.name, report.mode, report.version),
-        input_size=(config.data.channels, side, side),
+        input_size=input_size,
         plan=schedule,
         learning_rates={role: schedule.lr * scale for role, scale in scales.items()},
         images=images,
     )
 
 
+def lr_scales(config: SurgeryConfig) -> dict[str, float]:
+    if not isinstance(config, DclsSurgery):
+        return {}
+    return {"position": config.position_lr_scale, "sigma": config.sigma_lr_scale}
+
+
+def position_rules(config: SurgeryConfig) -> PositionRules | None:
+    if not isinstance(config, DclsSurgery):
+        return None
+    return PositionRules(**pick(config, "clamp", "repulsive_loss", "repulsive_after_epoch"))
+
+
 def build_step(config: Config, model: nn.Module, schedule: Plan, world: processes.World, classes: int) -> Step:
     recipe, runtime = config.recipe, config.runtime
-    forward = prepare(
-        model,
-        world,
-        channels_last=runtime.channels_last,
-        activation_checkpointing=runtime.activation_checkpointing,
-        compile=runtime.compile,
-    )
+    forward = prepare(model, world, **pick(runtime, "channels_last", "activation_checkpointing", "compile"))
     groups = optim.parameter_groups(
         model,
         weight_decay=recipe.weight_decay,
-        lr_scales=lr_scales(config),
+        lr_scales=lr_scales(config.surgery),
         layer_decay=recipe.layer_decay,
         layer_ids=models.layer_ids(model) if recipe.layer_decay is not None else None,
     )
     optimizer = optim.build_optimizer(groups, name=recipe.optimizer, lr=schedule.lr, arguments=recipe.opt_args)
-    numeric = precision(world.device, amp=runtime.amp, channels_last=runtime.channels_last)
+    steps = {"total_steps": schedule.total_steps, "warmup_steps": schedule.warmup_steps}
+    mixing = ("mixup", "cutmix", "mixup_prob", "mixup_switch_prob", "mixup_mode", "mixup_off_epoch")
+    numeric = precision(world.device, **pick(runtime, "amp", "channels_last"))
     return Step(
         model,
         forward,
         optimizer,
-        optim.build_schedule(
-            optimizer,
-            total_steps=schedule.total_steps,
-            warmup_steps=schedule.warmup_steps,
-            lr_min=recipe.lr_min,
-            warmup_lr=recipe.warmup_lr,
-        ),
-        objective.build(
-            classes=classes,
-            loss=recipe.loss,
-            smoothing=recipe.smoothing,
-            mixup=recipe.mixup,
-            cutmix=recipe.cutmix,
-            mixup_prob=recipe.mixup_prob,
-            switch_prob=recipe.mixup_switch_prob,
-            mixup_mode=recipe.mixup_mode,
-            mixup_off_epoch=recipe.mixup_off_epoch,
-            bce_threshold=recipe.bce_threshold,
-        ),
+        optim.build_schedule(optimizer, **steps, **pick(recipe, "lr_min", "warmup_lr")),
+        objective.build(classes=classes, **pick(recipe, "loss", "bce_threshold", "smoothing", *mixing)),
         world,
         schedule.slots,
         numeric,
@@ -228,63 +214,37 @@ def build_step(config: Config, model: nn.Module, schedule: Plan, world: processe
     )
 
 
-def position_rules(config: SurgeryConfig) -> PositionRules | None:
-    if not isinstance(config, DclsSurgery):
-        return None
-    return PositionRules(config.clamp, config.repulsive_loss, config.repulsive_after_epoch)
-
-
 def build_loaders(
     config: Config, train_data: data.Source, val_data: data.Source, schedule: Plan, world: processes.World
 ) -> tuple[data.TrainLoader, data.EvalLoader]:
-    pin = world.device.type == "cuda"
+    recipe = config.recipe
+    augmentation = ("scale", "ratio", "hflip", "auto_augment", "color_jitter", "erasing", "erasing_mode")
+    transform = data.train_transform(
+        interpolation=recipe.train_interpolation,
+        **pick(config.data, "image_size", "channels", "mean", "std"),
+        **pick(recipe, *augmentation),
+    )
     train_loader = data.TrainLoader(
         train_data,
-        train_transform(config),
+        transform,
         seed=config.seed,
         global_batch=schedule.slots.global_batch,
         slot=schedule.slots.size,
         my_slots=schedule.slots.mine,
-        repeats=config.recipe.repeats,
+        repeats=recipe.repeats,
         workers=config.data.workers,
-        pin_memory=pin,
+        pin_memory=world.device.type == "cuda",
     )
-    return train_loader, eval_loader(config.data, val_data, world, batch=schedule.slots.size)
+    return train_loader, build_eval_loader(config.data, val_data, world, batch=schedule.slots.size)
 
 
-def train_transform(config: Config) -> data.Transform:
-    recipe, shown = config.recipe, config.data
-    return data.train_transform(
-        image_size=shown.image_size,
-        mean=shown.mean,
-        std=shown.std,
-        channels=shown.channels,
-        scale=recipe.scale,
-        ratio=recipe.ratio,
-        interpolation=recipe.train_interpolation,
-        hflip=recipe.hflip,
-        auto_augment=recipe.auto_augment,
-        color_jitter=recipe.color_jitter,
-        erasing=recipe.erasing,
-        erasing_mode=recipe.erasing_mode,
-    )
-
-
-def eval_loader(
+def build_eval_loader(
     config: DataConfig, source: data.Source, world: processes.World, *, batch: int, label_map: Any = None
 ) -> data.EvalLoader:
-    transform = data.eval_transform(
-        image_size=config.eval_size,
-        mean=config.mean,
-        std=config.std,
-        channels=config.channels,
-        crop_pct=config.crop_pct,
-        interpolation=config.interpolation,
-        crop_mode=config.crop_mode,
-    )
+    shown = pick(config, "channels", "mean", "std", "crop_pct", "interpolation", "crop_mode")
     return data.EvalLoader(
         source,
-        transform,
+        data.eval_transform(image_size=config.eval_size, **shown),
         batch=batch,
         rank=world.rank,
         world_size=world.size,
@@ -317,15 +277,13 @@ def run_folder(config: Config, overrides: Sequence[str]) -> str:
 
 
 def open_record(config: Config, folder: Path, state: TrainState) -> Record:
-    settings, values = config.logger, asdict(config)
+    values = asdict(config)
     mirrored = mirrors.open_mirrors(
         folder,
         folder.name,
         values,
-        wandb=settings.wandb,
-        project=settings.project,
-        entity=settings.entity or None,
-        tensorboard=settings.tensorboard,
+        entity=config.logger.entity or None,
+        **pick(config.logger, "wandb", "project", "tensorboard"),
     )
     record = Record(folder, mirrored)
     record.begin(values, state.history)
@@ -334,7 +292,7 @@ def open_record(config: Config, folder: Path, state: TrainState) -> Record:
 
 def dry_run(config: Config, folder: Path, world: processes.World) -> int:
     """Everything but data and training: show the resolved run and write it to `folder`/dry_run.json."""
-    model, report = build_model(config, config.data.classes)
+    model, report = build_model(config, config.data.classes, begins=True)
     schedule = build_plan(config, config.data.train_images, world)
     images = {"train": config.data.train_images, "val": config.data.val_images}
     run = describe(config, model, report, schedule, images)

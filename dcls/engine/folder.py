@@ -14,7 +14,12 @@ from dcls.errors import CheckpointError, ConfigError
 
 
 class RunFolder:
-    """`path` with its checkpoints. Rank 0 holds a lock on it, so that a requeue cannot meet a run still going."""
+    """`path` with its checkpoints. Rank 0 holds a lock on it, so that a requeue cannot meet a run still going.
+
+    `saved` is the newest whole checkpoint found there, None for a run that begins.
+    """
+
+    saved: Path | None
 
     def __init__(self, path: str | os.PathLike[str], world: World) -> None:
         self.path, self.world = Path(path), world
@@ -22,7 +27,7 @@ class RunFolder:
         self._lock: int | None = None
 
     def __enter__(self) -> Self:
-        self.world.on_main(self._claim)
+        self.saved = self.world.on_main(self._claim)
         return self
 
     def __exit__(
@@ -31,7 +36,7 @@ class RunFolder:
         if self._lock is not None:
             os.close(self._lock)
 
-    def _claim(self) -> None:
+    def _claim(self) -> Path | None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
@@ -44,6 +49,7 @@ class RunFolder:
             raise ConfigError(
                 f"run.dir={self.path}: another process is running there; wait or choose another"
             ) from error
+        return self.checkpoints.newest()
 
     def restore(
         self,
@@ -51,20 +57,18 @@ class RunFolder:
         *,
         differing: Callable[[Mapping[str, Any], Mapping[str, Any]], list[str]],
         extend: bool = False,
-    ) -> Path | None:
-        """Bring `state` to the newest whole checkpoint, if there is one, and return its path.
+    ) -> None:
+        """Bring `state` to the checkpoint `saved`, if there is one.
 
         `differing` lists the options whose values differ between two configurations in a way that changes results.
         Raises CheckpointError when there are any (a change of recipe.epochs alone is allowed by `extend`), or when the
         images are not those the run began with.
         """
-        path = self.world.on_main(self.checkpoints.newest)
-        if path is None:
-            return None
-        saved = load(path, "run.dir")
+        if self.saved is None:
+            return
+        saved = load(self.saved, "run.dir")
         self._require_same(saved, state, differing(saved.get("config", {}), state.identity["config"]), extend)
         state.load_state_dict(saved)
-        return path
 
     def _require_same(self, saved: Mapping[str, Any], state: TrainState, options: list[str], extend: bool) -> None:
         longer = options == ["recipe.epochs"]

@@ -101,6 +101,7 @@ def epoch_row(
     """What metrics.jsonl says of an epoch; `epoch` counts from 1 there, as the epochs that are done."""
     scores = _score(step, step.model, val, eval_limit)
     averaged = None if step.ema is None else _score(step, step.ema.averaged(step.model), val, eval_limit)
+    val.close()  # its workers would hold memory while the next epoch trains
     images = state.steps_per_epoch * step.slots.global_batch
     seconds = state.running["seconds"]
     rates = learning_rates(step.optimizer)
