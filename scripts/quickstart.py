@@ -106,9 +106,8 @@ def report(arms: dict[str, list[Run]], root: Path) -> None:
     """Print the table, write it to table.md, draw comparison.png, name the pictures."""
     lines = [cells(arm, runs) for arm, runs in arms.items()]
     notes = [CHANCE, *differences(arms), CLAIM]
-    plots.comparison_png(
-        {arm: [run.rows for run in runs] for arm, runs in arms.items()}, ROOT / root / "comparison.png"
-    )
+    histories = {arm: [run.rows for run in runs] for arm, runs in arms.items()}
+    plots.comparison_png(histories, ROOT / root / "comparison.png", title="Quickstart: " + " and ".join(arms))
     write_text(ROOT / root / "table.md", markdown(lines, notes))
     console = Console()
     table = Table(*HEADER, title="quickstart", title_justify="left")

@@ -28,8 +28,9 @@ Item = TypeVar("Item")
 DPI = 130
 GROUPS_SHOWN = 6
 KERNELS_SHOWN = 10
-TAPS_TRACED = 90
+TAPS_SHOWN, TAPS_TRACED = 500, 90
 BINS_PER_PIXEL = 4
+LEAST_TOP1_SPAN = 3.0
 INK, PALE, GRID = "#22303c", "#8a97a3", "#e4e8ec"
 DENSITY = LinearSegmentedColormap.from_list("density", ["#ffffff00", "#9ecae1", "#2a7fb8", "#123f6b", "#0a1d37"])
 COLOURS = ("#0b6e99", "#d1495b", "#3a8f5c", "#b07b1e", "#7b5ea7", "#5b6770")
@@ -46,7 +47,7 @@ def positions_png(
     *,
     title: str = "Positions of the taps, start and end",
 ) -> None:
-    """Per group: the density of the taps over the kernel at the start, at the end, and a sample of their ways.
+    """Per group: the density of the taps over the kernel at the start, at the end, and a sample of their paths.
 
     start, end: [n, O, C, .., K] in pixels, by group (`positions.snapshot` or `History.at`). With one learned axis both
     densities are curves in one panel; with three, taps are projected on the last two. At most 6 groups, evenly chosen.
@@ -68,7 +69,7 @@ def positions_png(
         column[0].set_title(label, fontsize=10, color=INK, loc="left", pad=18)
         column[0].text(0, 1.02, caption, fontsize=7.5, color=PALE, transform=column[0].transAxes)
     if not flat:
-        for axis, label in zip(axes[:, 0], ("start", "end", "ways of a sample"), strict=True):
+        for axis, label in zip(axes[:, 0], ("start", "end", "paths of a sample"), strict=True):
             axis.set_ylabel(f"{label}\nrow offset (px)", fontsize=9, color=INK)
     _save(figure, path)
 
@@ -80,24 +81,44 @@ def _aspect(limit: tuple[int, ...]) -> float:
 
 
 def _draw_plane(column: Sequence[Axes], start: np.ndarray, end: np.ndarray, limit: tuple[int, ...]) -> None:
-    """Density at the start, at the end (one colour scale), and arrows, over the last two learned axes."""
+    """Density and a sample of taps at the start, at the end (one colour scale), and the paths of some."""
     (rows, columns), start, end = limit[-2:], start[-2:], end[-2:]
-    edges = [_edges(half) for half in (rows, columns)]
-    counts = [np.histogram2d(points[0].ravel(), points[1].ravel(), bins=edges)[0] for points in (start, end)]
-    norm = PowerNorm(0.4, vmin=0, vmax=max(count.max() for count in counts))
+    densities = [_density(points, rows, columns) for points in (start, end)]
+    norm = PowerNorm(0.6, vmin=0, vmax=max(density.max() for density in densities))
     box = (-columns - 0.5, columns + 0.5, rows + 0.5, -rows - 0.5)
-    for axis, count in zip(column, counts, strict=False):
-        axis.imshow(count, extent=box, norm=norm, cmap=DENSITY, interpolation="nearest", aspect="equal")
+    for axis, density, points in zip(column, densities, (start, end), strict=False):
+        axis.imshow(density, extent=box, norm=norm, cmap=DENSITY, interpolation="bilinear", aspect="equal")
+        y, x = _some(points, TAPS_SHOWN)
+        axis.scatter(x, y, s=1.6, color=INK, alpha=0.45, linewidths=0)
         _grid(axis, rows, columns)
-    _draw_ways(column[2], start, end)
+    _draw_paths(column[2], start, end)
     column[2].set(xlim=box[:2], ylim=box[2:], aspect="equal", xlabel="column offset (px)")
     _grid(column[2], rows, columns)
 
 
-def _draw_ways(axis: Axes, start: np.ndarray, end: np.ndarray) -> None:
-    a, b = start.reshape(2, -1), end.reshape(2, -1)
-    picked = np.linspace(0, a.shape[1] - 1, min(TAPS_TRACED, a.shape[1])).astype(int)
-    (y0, x0), (y1, x1) = a[:, picked], b[:, picked]
+def _density(points: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Taps [2, ..] by place, each spread as a Gaussian of 0.35 pixels; a row is a row of the kernel."""
+    edges = [_edges(half) for half in (rows, columns)]
+    counts = np.histogram2d(points[0].ravel(), points[1].ravel(), bins=edges)[0]
+    down, across = (_spreading(len(each) - 1) for each in edges)
+    return down @ counts @ across.T
+
+
+def _spreading(bins: int) -> np.ndarray:
+    """[bins, bins]: column j is where a tap of bin j is drawn; it sums to 1."""
+    distance = np.subtract.outer(np.arange(bins), np.arange(bins)) / BINS_PER_PIXEL
+    weights = np.exp(-0.5 * (distance / 0.35) ** 2)
+    return weights / weights.sum(0)
+
+
+def _some(points: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` evenly chosen taps of [2, ..], as [2, count]."""
+    flat = points.reshape(2, -1)
+    return flat[:, np.linspace(0, flat.shape[1] - 1, min(count, flat.shape[1])).astype(int)]
+
+
+def _draw_paths(axis: Axes, start: np.ndarray, end: np.ndarray) -> None:
+    (y0, x0), (y1, x1) = _some(start, TAPS_TRACED), _some(end, TAPS_TRACED)
     axis.plot([x0, x1], [y0, y1], color=COLOURS[0], linewidth=0.7, alpha=0.5)
     axis.scatter(x0, y0, s=4, color=PALE, linewidths=0, label="start", zorder=3)
     axis.scatter(x1, y1, s=8, color=COLOURS[1], linewidths=0, label="end", zorder=3)
@@ -311,7 +332,10 @@ def _draw_last(axis: Axes, values: Mapping[str, Sequence[float]]) -> None:
     axis.set_xticks(range(len(values)), list(values))
     axis.set_xlim(-0.6, len(values) - 0.4)
     axis.grid(axis="y", color=GRID, linewidth=0.8)
-    axis.margins(y=0.25)
+    # Never so close that the difference of two single runs fills the panel.
+    low, high = (pick(map(pick, values.values())) for pick in (min, max))
+    half = max(0.6 * (high - low), LEAST_TOP1_SPAN / 2)
+    axis.set_ylim((low + high) / 2 - half, (low + high) / 2 + half)
     _quiet(axis)
 
 
