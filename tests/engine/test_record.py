@@ -5,7 +5,6 @@ import pytest
 import torch
 import yaml
 
-from dcls import atomic
 from dcls.engine.record import Record, plain
 
 
@@ -69,15 +68,6 @@ def test_mirrors_get_the_same_plain_rows_and_learn_how_the_run_ended(tmp_path):
     with pytest.raises(KeyboardInterrupt, match="by hand"), Record(tmp_path, [memory]):
         raise KeyboardInterrupt("by hand")
     assert memory.calls[-1] == ("close", True)
-
-
-def test_an_interrupted_write_leaves_the_old_file_and_nothing_beside_it(tmp_path):
-    path = tmp_path / "made" / "file.json"
-    atomic.write_text(path, "old")
-    with pytest.raises(TypeError, match="bytes"), atomic.replacing(path) as stream:
-        stream.writelines([b"half of the n", None])
-    assert path.read_text() == "old"
-    assert [file.name for file in path.parent.iterdir()] == ["file.json"]
 
 
 def test_plain_keeps_booleans_and_integers_as_they_are():
