@@ -122,7 +122,7 @@ def evaluate(subject: Subject, config: EvalConfig, world: processes.World) -> di
     if config.runtime.compile:
         model.compile()
     batches = build_eval_loader(shown, source, world, batch=config.batch, label_map=labels)
-    scores = evaluation.evaluate(model, batches, world, precision=numeric)
+    (scores,) = evaluation.evaluate([model], batches, world, precision=numeric)
     batches.close()
     return {
         "checkpoint": subject.name,

@@ -235,7 +235,8 @@ def build_loaders(
         workers=config.data.workers,
         pin_memory=world.device.type == "cuda",
     )
-    return train_loader, build_eval_loader(config.data, val_data, world, batch=schedule.slots.size)
+    # Without gradients a batch of four slots takes less memory than a training slot.
+    return train_loader, build_eval_loader(config.data, val_data, world, batch=4 * schedule.slots.size)
 
 
 def build_eval_loader(

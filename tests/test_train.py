@@ -24,7 +24,13 @@ EPOCHS, STEPS = 3, 12  # 64 images in batches of 16
 
 def options(tree: Path, folder: Path, *more: str) -> list[str]:
     data = ["data=folder", f"data.root={tree}", "data.channels=1", "data.mean=[0.286]", "data.std=[0.353]"]
-    recipe = [f"recipe.epochs={EPOCHS}", "recipe.global_batch=16", "recipe.slot=8", "data.workers=0", "runtime.threads=1"]
+    recipe = [
+        f"recipe.epochs={EPOCHS}",
+        "recipe.global_batch=16",
+        "recipe.slot=8",
+        "data.workers=0",
+        "runtime.threads=1",
+    ]
     return ["+experiment=quickstart", *data, *recipe, f"run.dir={folder}", "logger.progress=off", *more]
 
 

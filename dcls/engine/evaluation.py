@@ -1,7 +1,7 @@
 """Evaluation: every image counts exactly once, whatever the number of processes and the batch size."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import islice
@@ -34,29 +34,35 @@ def fused(model: nn.Module, *, channels_last: bool = True) -> nn.Module:
 
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module,
+    models: Sequence[nn.Module],
     batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
     world: World,
     *,
     precision: Precision,
     limit: int | None = None,
-) -> Scores:
-    """Score `model` (in eval mode) on this process's share of the images, then sum over the processes.
+) -> list[Scores]:
+    """Score each of `models` (in eval mode) on this process's share of the images, then sum over the processes.
 
-    `limit` stops after that many batches (debug runs).
+    All see the same batches, so that a model and its average cost the decoding of the images once; img_per_s counts
+    the images of every model. `limit` stops after that many batches (debug runs).
     """
-    totals = torch.zeros(4, dtype=torch.float64, device=world.device)
+    totals = torch.zeros(len(models), 4, dtype=torch.float64, device=world.device)
     start = time.perf_counter()
     for images, labels in islice(batches, limit):
-        labels = labels.to(world.device, non_blocking=True)
-        with precision.autocast():
-            logits = model(precision.place(images))
-        totals += _counts(logits.float(), labels)
-    world.sum(totals)
-    top1, top5, loss, images_seen = totals.tolist()
+        images, labels = precision.place(images), labels.to(world.device, non_blocking=True)
+        for model, total in zip(models, totals, strict=True):
+            with precision.autocast():
+                logits = model(images)
+            total += _counts(logits.float(), labels)
+    sums: list[list[float]] = world.sum(totals).tolist()
     seconds = time.perf_counter() - start
-    count = max(images_seen, 1.0)
-    return Scores(100 * top1 / count, 100 * top5 / count, loss / count, int(images_seen), images_seen / seconds)
+    return [_scores(each, len(models) / seconds) for each in sums]
+
+
+def _scores(sums: list[float], passes_per_s: float) -> Scores:
+    top1, top5, loss, images = sums
+    count = max(images, 1.0)
+    return Scores(100 * top1 / count, 100 * top5 / count, loss / count, int(images), images * passes_per_s)
 
 
 def _counts(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,6 @@ from dcls.analysis import positions
 from dcls.data import EvalLoader, TrainLoader
 from dcls.engine import evaluation
 from dcls.engine.checkpoints import Checkpoints
-from dcls.engine.evaluation import Scores
 from dcls.engine.optim import learning_rates
 from dcls.engine.processes import StopRequest
 from dcls.engine.progress import Bar
@@ -99,8 +98,10 @@ def epoch_row(
     step: Step, state: TrainState, val: EvalLoader, *, epoch: int, eval_limit: int | None = None
 ) -> dict[str, Any]:
     """What metrics.jsonl says of an epoch; `epoch` counts from 1 there, as the epochs that are done."""
-    scores = _score(step, step.model, val, eval_limit)
-    averaged = None if step.ema is None else _score(step, step.ema.averaged(step.model), val, eval_limit)
+    scored = [step.model] if step.ema is None else [step.model, step.ema.averaged(step.model)]
+    fused = [evaluation.fused(model, channels_last=step.precision.channels_last) for model in scored]
+    scores, *rest = evaluation.evaluate(fused, val, step.world, precision=step.precision, limit=eval_limit)
+    averaged = rest[0] if rest else None
     val.close()  # its workers would hold memory while the next epoch trains
     images = state.steps_per_epoch * step.slots.global_batch
     seconds = state.running["seconds"]
@@ -125,11 +126,6 @@ def epoch_row(
         "seconds": seconds,
         "positions": state.positions.add(epoch + 1, positions.snapshot(step.model)),
     }
-
-
-def _score(step: Step, model: torch.nn.Module, val: EvalLoader, limit: int | None) -> Scores:
-    fused = evaluation.fused(model, channels_last=step.precision.channels_last)
-    return evaluation.evaluate(fused, val, step.world, precision=step.precision, limit=limit)
 
 
 def _network_rate(rates: dict[str, float]) -> float:

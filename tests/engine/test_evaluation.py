@@ -26,7 +26,10 @@ def network() -> nn.Module:
 def test_scores_are_those_of_the_whole_set(batch):
     model, (images, labels) = network(), images_and_labels()
     batches = zip(images.split(batch), labels.split(batch))
-    scores = evaluation.evaluate(model, batches, World(0, 1, CPU), precision=precision(CPU))
+    other = network().requires_grad_(False)
+    other[0].weight.neg_()
+    scores, others = evaluation.evaluate([model, other], batches, World(0, 1, CPU), precision=precision(CPU))
+    assert others.loss == pytest.approx(F.cross_entropy(other(images), labels).item(), rel=1e-5)
     logits = model(images)
     assert scores.images == 37
     assert scores.top1 == pytest.approx(100 * (logits.argmax(1) == labels).float().mean().item())
