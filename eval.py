@@ -28,7 +28,7 @@ from dcls import composition, data
 from dcls.analysis import complexity
 from dcls.atomic import write_text
 from dcls.config import EvalConfig
-from dcls.engine import checkpoints, evaluation, processes
+from dcls.engine import checkpoints, evaluation, processes, resolved
 from dcls.engine.prepare import precision
 from dcls.errors import ConfigError, reported
 from train import build_eval_loader, surgery_options
@@ -177,8 +177,8 @@ def write(rows: list[dict[str, Any]], folder: Path) -> None:
         table.add_column(name, justify="left" if name == "checkpoint" else "right", overflow="fold")
     for row in rows:
         accuracy = f"{row['top1']:.2f}", f"{row['top5']:.2f}", f"{row['loss']:.4f}"
-        cost = f"{row['params']:,}", f"{row['flops'] / 1e9:.3f} G", f"{row['img_per_s']:,.0f}", f"{row['images']:,}"
-        table.add_row(row["checkpoint"], *accuracy, *cost)
+        cost = f"{row['params']:,}", resolved.flops_text(row["flops"]), f"{row['img_per_s']:,.0f}", f"{row['images']:,}"
+        table.add_row("/".join(Path(row["checkpoint"]).parts[-3:]), *accuracy, *cost)
     console = Console()
     console.print(table)
     console.print(f"wrote {folder / 'eval.json'} and eval.csv", markup=False, highlight=False)

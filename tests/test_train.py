@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import eval as evaluation
+import models
 import train
 from dcls.engine.checkpoints import load
 from dcls.engine.processes import StopRequest
@@ -211,6 +212,64 @@ def test_a_tree_with_fewer_classes_is_mapped_by_name_and_a_foreign_one_refused(f
     (tmp_path / "val" / "zebra").symlink_to(image_tree / "val" / "class2")
     assert reported(lambda: evaluation.main(arguments)) == 2
     assert "zebra" in capsys.readouterr().err
+
+
+def test_plain_timm_weights_are_evaluated_with_their_own_transform(image_tree, tmp_path, capsys):
+    torch.manual_seed(0)
+    model = models.create("test_resnet", num_classes=4)
+    torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, tmp_path / "weights.pth")
+    arguments = [f"checkpoint={tmp_path / 'weights.pth'}", f"run.dir={tmp_path}", "data.workers=0"]
+    assert reported(lambda: evaluation.main([*arguments, "data=folder", f"data.root={image_tree}"])) == 2
+    assert "model.name=<timm name>" in capsys.readouterr().err
+    arguments.append("model.name=test_resnet")
+    assert reported(lambda: evaluation.main(arguments)) == 2
+    assert "data" in capsys.readouterr().err
+    assert reported(lambda: evaluation.main([*arguments, "data=folder", f"data.root={image_tree}"])) == 0
+    row = json.loads((tmp_path / "eval.json").read_text())[0]
+    assert (row["images"], row["params"]) == (20, sum(p.numel() for p in model.parameters()))
+    assert (tmp_path / "eval.csv").read_text().splitlines()[1].endswith("160,0.95,bilinear")
+
+
+# Other ways to run
+
+
+def test_fine_tuning_starts_from_a_checkpoint_and_spares_lower_layers(finished, image_tree, tmp_path):
+    source = finished / "checkpoints" / "last.pt"
+    more = [f"model.init_from={source}", "recipe.layer_decay=0.5", "recipe.epochs=1", "recipe.warmup_epochs=0"]
+    assert run(options(image_tree, tmp_path / "run", *more, "recipe.lr=1e-8", "recipe.lr_min=0", "ema.decay=0")) == 0
+    tuned, before = load(tmp_path / "run" / "checkpoints" / "last.pt"), load(source)["ema"]
+    for name, value in tuned["model"].items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=1e-4)
+    assert tuned["ema"] is None
+    scales = {group["group_name"]: group["lr_scale"] for group in tuned["optimizer"]["param_groups"]}
+    positions = {name: scale for name, scale in scales.items() if name.startswith("position")}
+    assert len(positions) == 3
+    assert all(scale == 5 * scales[name.replace("position", "decay")] for name, scale in positions.items())
+
+
+def test_debug_runs_a_little_of_everything(image_tree, tmp_path):
+    assert run(options(image_tree, tmp_path, "debug=true", "profile=true", "logger.tensorboard=true")) == 0
+    assert [(row["epoch"], row["step"]) for row in rows_of(tmp_path)] == [(1, 2), (2, 4)]
+    assert list((tmp_path / "tensorboard").iterdir())
+    assert (tmp_path / "positions.png").exists()
+
+
+def test_a_batch_normalised_network_trains_plain_dilated_and_learned(image_tree, tmp_path):
+    """ResNet: dense kernels, running statistics, binary cross-entropy, mixup."""
+    network = [
+        "model.name=resnet18",
+        "model.args={channels: [8, 8, 16, 16]}",
+        "data.image_size=32",
+        "data.eval_size=32",
+    ]
+    recipe = ["recipe.loss=bce", "recipe.mixup=0.1", "recipe.cutmix=1", "recipe.epochs=1", "recipe.warmup_epochs=0"]
+    for surgery in ("none", "dcls_resnet", "dilated", "large_kernel"):
+        folder = tmp_path / surgery
+        assert run(options(image_tree, folder, f"surgery={surgery}", *network, *recipe)) == 0
+        assert rows_of(folder)[0]["train_loss"] > 0
+        assert (rows_of(folder)[0]["position_lr"] is None) == (surgery != "dcls_resnet")
+        saved = load(folder / "checkpoints" / "last.pt")["model"]
+        assert saved["bn1.num_batches_tracked"] == 4
 
 
 # Bad input: one line, exit code 2, before any work

@@ -52,14 +52,20 @@ def show(resolved: Mapping[str, Any], lines: list[str], console: Console) -> Non
     table.add_column("paper", justify="right")
     size = "x".join(map(str, resolved["input_size"]))
     table.add_row("parameters", f"{resolved['params']:,}", _figure(paper.get("params"), 1e6, "M"))
-    flops = f"{resolved['flops'] / 1e9:.3f} G"
-    table.add_row(f"FLOPs ({size}, multiply-adds)", flops, _figure(paper.get("flops"), 1e9, "G"))
+    table.add_row(
+        f"FLOPs ({size}, multiply-adds)", flops_text(resolved["flops"]), _figure(paper.get("flops"), 1e9, "G")
+    )
     table.add_row("top-1", "-", f"{paper['top1']} %" if paper.get("top1") else "-")
     for name, value in _rows(resolved):
         table.add_row(name, value, "")
     console.print(table)
     if paper.get("source"):
         console.print(f"paper: {paper['source']}", markup=False, highlight=False)
+
+
+def flops_text(flops: float) -> str:
+    """For example 4.985 G or 3.1 M."""
+    return f"{flops / 1e9:.3f} G" if flops >= 1e8 else f"{flops / 1e6:.1f} M"
 
 
 def _figure(value: float | None, unit: float, symbol: str) -> str:

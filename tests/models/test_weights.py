@@ -55,3 +55,37 @@ def test_other_weights_are_refused_before_anything_is_loaded(change, match):
     with pytest.raises(CheckpointError, match=rf"model.init_from .*{match}"):
         models.load_plain(model, state)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("saved", "which", "expected"),
+    [
+        ({"model": {"a": 1}, "ema": {"a": 2}}, "auto", 2),
+        ({"model": {"a": 1}, "ema": None}, "auto", 1),
+        ({"model": {"a": 1}, "model_ema": {"a": 2}}, "model", 1),
+        ({"state_dict": {"module.a": 1}, "state_dict_ema": {"module.a": 2}}, "ema", 2),
+        ({"state_dict": {"_orig_mod.a": 1}}, "auto", 1),
+        ({"a": 1}, "model", 1),
+    ],
+)
+def test_weights_are_found_in_what_trainers_save(saved, which, expected):
+    def tensors(value):
+        return {k: tensors(v) for k, v in value.items()} if isinstance(value, dict) else value and torch.tensor(value)
+
+    assert models.weights_of(tensors(saved), which) == {"a": expected}
+
+
+def test_a_file_without_the_weights_asked_for_is_refused():
+    with pytest.raises(CheckpointError, match=r"weights=ema: the file holds none of ema, state_dict_ema.* but model"):
+        models.weights_of({"model": {"a": torch.zeros(1)}}, "ema")
+    with pytest.raises(CheckpointError, match=r"weights=auto: .* but optimizer"):
+        models.weights_of({"optimizer": {"lr": 1}})
+
+
+def test_a_network_is_made_from_its_weights_with_their_classes():
+    source = models.create("test_resnet", num_classes=7).eval()
+    model = models.create_from("test_resnet", source.state_dict()).eval()
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(model(images), source(images))
+    with pytest.raises(CheckpointError, match=r"model.name=test_convnext does not fit the weights: .* such as "):
+        models.create_from("test_convnext", source.state_dict())
