@@ -1,5 +1,6 @@
-"""How a constructed kernel is convolved."""
+"""How a constructed kernel is convolved: one operator for depthwise convolutions, one file a backend beneath it."""
 
-from dcls.ops.reference import convolve
+from dcls.ops.convolution import convolve, explain
+from dcls.ops.dispatch import get_backend, picked, set_backend
 
-__all__ = ["convolve"]
+__all__ = ["convolve", "explain", "get_backend", "picked", "set_backend"]

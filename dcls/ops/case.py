@@ -1,0 +1,59 @@
+"""One depthwise convolution, described by what the choice of a backend depends on."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dcls.errors import ConfigError
+
+
+class Case(NamedTuple):
+    """Sizes in pixels, the vertical axis first; a 1-D convolution is one of height 1."""
+
+    device: str
+    dtype: torch.dtype
+    batch: int
+    channels: int
+    image: tuple[int, int]
+    size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+
+    @property
+    def output(self) -> tuple[int, int]:
+        """Height and width of the result."""
+        high, wide = (output_size(*each) for each in zip(self.image, self.size, self.stride, self.padding, strict=True))
+        return high, wide
+
+    @property
+    def multiply_adds(self) -> int:
+        """Products of the forward pass, those with the padding's zeros included."""
+        return self.batch * self.channels * math.prod(self.output) * math.prod(self.size)
+
+    def __str__(self) -> str:
+        image, size, stride, padding = ("x".join(map(str, each)) for each in self[4:])
+        sizes = f"kernel {size}, stride {stride}, padding {padding}"
+        return f"{self.batch}x{self.channels}x{image} {str(self.dtype)[6:]} on {self.device}, {sizes}"
+
+
+def case_of(x: Tensor, kernel: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Case:
+    """The case of x [B, C, H, W], or [B, C, W], and kernel [C, 1, H, W], or [C, 1, W]."""
+    flat = x.dim() == 3
+    high_wide = (
+        ((start, each[0]) if flat else (each[0], each[1]))
+        for start, each in ((1, x.shape[2:]), (1, kernel.shape[2:]), (1, stride), (0, padding))
+    )
+    return Case(x.device.type, x.dtype, x.shape[0], x.shape[1], *high_wide)
+
+
+def output_size(pixels: int, size: int, stride: int, padding: int) -> int:
+    """Pixels of a convolution's result along one axis. ConfigError where the kernel is larger than the padded input."""
+    if size > pixels + 2 * padding:
+        raise ConfigError(
+            f"kernel size {size} is larger than the input of {pixels} pixels padded by {padding} on both sides: "
+            "give a larger padding or image, or a smaller kernel"
+        )
+    return (pixels + 2 * padding - size) // stride + 1

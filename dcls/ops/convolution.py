@@ -1,0 +1,80 @@
+"""The entry: a convolution of any kind, by the depthwise operator where that is faster than torch's own."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from dcls.ops import dispatch, reference
+from dcls.ops.case import case_of
+from dcls.ops.operator import depthwise
+
+
+def convolve(
+    x: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1,),
+    padding: Sequence[int] = (0,),
+    groups: int = 1,
+    backend: str | None = None,
+) -> Tensor:
+    """x [B, I, H..] or [I, H..] convolved with kernel [O, C, S..], C = I / groups; zeros beyond the border; 1-D to 3-D.
+
+    stride and padding are in pixels, one per axis or one for all. The memory format of x is kept. backend: a name that
+    goes before what set_backend chose. Depthwise convolutions in 1-D and 2-D on the CPU, but for float64, run as the
+    operator dcls::depthwise, which is differentiable once; all others are torch's.
+    """
+    name = dispatch.get_backend() if backend is None else dispatch.known(backend)
+    if name == dispatch.REFERENCE or unfit(x, kernel, groups) is not None:
+        return reference.convolve(x, kernel, bias, stride, padding, groups)
+    axes = kernel.dim() - 2
+    return depthwise(x, kernel, bias, _per_axis(stride, axes), _per_axis(padding, axes), backend)
+
+
+def unfit(x: Tensor, kernel: Tensor, groups: int) -> str | None:
+    """Why a convolution is not the operator's, or None."""
+    if kernel.dim() not in (3, 4) or x.dim() != kernel.dim():
+        return f"input {tuple(x.shape)}: only batches of 1-D and 2-D images"
+    if groups == 1 or kernel.shape[:2] != (groups, 1) or x.shape[1] != groups:
+        return f"kernel {tuple(kernel.shape)} with groups={groups}: only depthwise, one kernel a channel"
+    if x.device.type != "cpu":
+        return f"device {x.device.type}: no backend for it is faster than torch's convolution"
+    if x.dtype == torch.float64:
+        return "float64: torch's convolution, twice differentiable"
+    if _transformed():
+        return "torch.func and forward-mode differentiation: the operator has neither"
+    return None
+
+
+def explain(
+    x: Tensor,
+    kernel: Tensor,
+    stride: Sequence[int] = (1,),
+    padding: Sequence[int] = (0,),
+    groups: int = 1,
+) -> str:
+    """Print, a line each, which backends can run a convolution and why the others cannot. Returns the chosen name."""
+    reason = unfit(x, kernel, groups)
+    if reason is not None:
+        print(f"{dispatch.REFERENCE}: {reason}")
+        return dispatch.REFERENCE
+    axes = kernel.dim() - 2
+    case = case_of(x, kernel, _per_axis(stride, axes), _per_axis(padding, axes))
+    print(case)
+    for name, why in dispatch.reasons(case).items():
+        print(f"{name}: {'can' if why is None else why}")
+    name = dispatch.get_backend()
+    return name if name == dispatch.REFERENCE else dispatch.choose(case).NAME
+
+
+def _transformed() -> bool:
+    """Inside torch.func's transforms or forward-mode differentiation, where an operator would lose the tangents."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def _per_axis(numbers: Sequence[int], axes: int) -> list[int]:
+    return list(numbers) * axes if len(numbers) == 1 else list(numbers)

@@ -1,0 +1,82 @@
+import logging
+
+import pytest
+import torch
+
+from dcls import ops
+from dcls.errors import ConfigError
+from dcls.ops import dispatch
+from dcls.ops.case import Case
+
+CASE = Case("cpu", torch.float32, 2, 8, (9, 7), (5, 5), (1, 1), (2, 2))
+
+
+class Refuses:
+    NAME = "refuses"
+
+    def supports(self, case):
+        return f"no {case.dtype}"
+
+
+@pytest.fixture(autouse=True)
+def _as_before(monkeypatch):
+    monkeypatch.setattr(dispatch, "_picked", {})
+    dispatch._choose.cache_clear()
+    yield
+    dispatch._choose.cache_clear()
+    ops.set_backend("auto")
+
+
+def test_the_first_backend_without_a_reason_is_taken(monkeypatch):
+    monkeypatch.setattr(dispatch, "BACKENDS", (Refuses(), *dispatch.BACKENDS))
+    monkeypatch.setattr(dispatch, "NAMES", ("refuses", *dispatch.NAMES))
+    assert dispatch.choose(CASE).NAME in dispatch.NAMES[2:]
+    assert dispatch.reasons(CASE)["refuses"] == "no torch.float32"
+    with pytest.raises(ConfigError, match="backend='refuses' cannot convolve 2x8x9x7 float32 .*: no torch.float32"):
+        dispatch.choose(CASE, "refuses")
+
+
+def test_the_choice_for_the_process_and_for_one_call():
+    ops.set_backend("torch")
+    assert ops.get_backend() == "torch"
+    assert dispatch.choose(CASE).NAME == "torch"
+    with pytest.raises(ConfigError, match="backend='cudnn' must be one of auto"):
+        ops.set_backend("cudnn")
+    with pytest.raises(ConfigError, match="backend='cudnn'"):
+        ops.convolve(torch.zeros(1, 2, 3), torch.zeros(2, 1, 1), groups=2, backend="cudnn")
+
+
+def test_a_pick_is_logged_once_and_recorded(caplog):
+    x, kernel = torch.randn(2, 8, 9, 7), torch.randn(8, 1, 5, 5)
+    with caplog.at_level(logging.INFO):
+        for batch in (2, 1, 2):
+            ops.convolve(x[:batch], kernel, None, (1,), (2,), 8, "torch")
+    assert len(caplog.records) == 1
+    assert ops.picked() == {"8x9x7 float32 on cpu, kernel 5x5, stride 1x1, padding 2x2": "torch"}
+
+
+def test_explain_prints_every_reason(capsys):
+    assert ops.explain(torch.zeros(1, 8, 6, 6), torch.zeros(4, 8, 3, 3)) == "reference"
+    assert "only depthwise" in capsys.readouterr().out
+    assert ops.explain(torch.zeros(1, 8, 6, 6), torch.zeros(8, 1, 3, 3), groups=8) in dispatch.NAMES
+    printed = capsys.readouterr().out
+    assert all(f"\n{backend.NAME}: " in printed for backend in dispatch.BACKENDS)
+    ops.set_backend("reference")
+    assert ops.explain(torch.zeros(1, 8, 6), torch.zeros(8, 1, 3), groups=8) == "reference"
+
+
+@pytest.mark.parametrize(
+    ("x", "kernel", "groups"),
+    [
+        (torch.zeros(1, 4, 6, 6), torch.zeros(4, 1, 3, 3).double(), 1),
+        (torch.zeros(4, 6, 6), torch.zeros(4, 1, 3, 3), 4),
+        (torch.zeros(1, 4, 6, 6, 6), torch.zeros(4, 1, 3, 3, 3), 4),
+        (torch.zeros(1, 4, 6, 6), torch.zeros(8, 1, 3, 3), 4),
+        (torch.zeros(1, 4, 6, 6).double(), torch.zeros(4, 1, 3, 3).double(), 4),
+        (torch.zeros(1, 4, 6, 6, device="meta"), torch.zeros(4, 1, 3, 3, device="meta"), 4),
+    ],
+)
+def test_the_rest_is_the_references(x, kernel, groups):
+    from dcls.ops.convolution import unfit
+
+    assert unfit(x, kernel, groups) is not None
