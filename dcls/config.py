@@ -129,7 +129,7 @@ class DataConfig:
     )
     interpolation: str = option("how evaluation resizes", choices=RESIZING)
     workers: int = option(
-        "processes that decode images, for each training process; -1: as many as it has cores, at most 8",
+        "processes that decode images, a training process; -1: as its cores, at most 8 (none for bundled data)",
         -1,
         within="[-1, inf)",
         changes_result=False,
