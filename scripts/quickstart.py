@@ -4,16 +4,20 @@ python scripts/quickstart.py                                        about three 
 python scripts/quickstart.py --seeds 0,1,2                          mean, spread and paired difference
 python scripts/quickstart.py --surgery none,dcls_gauss,dilated      other variants (choices of configs/surgery)
 
-Every run is `train.py +experiment=quickstart`, every figure is eval.py's or the run's own. Started again, finished runs
-are found finished and interrupted ones continue.
+Every run is `train.py +experiment=quickstart`, every figure is eval.py's or the run's own. Two runs go side by side,
+one thread each: networks this small gain little from a second thread. Started again, finished runs are found finished
+and interrupted ones continue.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -65,22 +69,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--root", type=Path, default=Path("runs/quickstart"), help="folder of the runs and the table")
     parser.add_argument("overrides", nargs="*", help="more options of train.py, such as recipe.epochs=2")
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="runs side by side")
     asked = parser.parse_args(arguments)
     surgeries, seeds = asked.surgery.split(","), asked.seeds.split(",")
-    arms = {LABELS.get(surgery, surgery): [] for surgery in surgeries}  # type: dict[str, list[Run]]
-    for seed in seeds:
-        folders = [train(asked.root, surgery, seed, asked.overrides) for surgery in surgeries]
-        for arm, run in zip(arms.values(), evaluated(folders, asked.root / f"eval-s{seed}"), strict=True):
-            arm.append(run)
-    report(arms, asked.root)
+    with ThreadPoolExecutor(asked.jobs) as pool:
+        wanted = product(seeds, surgeries)
+        folders = list(pool.map(lambda pair: train(asked.root, *pair, asked.overrides), wanted))
+    runs = evaluated(folders, asked.root)
+    count = len(surgeries)
+    report({LABELS.get(each, each): runs[i::count] for i, each in enumerate(surgeries)}, asked.root)
     return 0
 
 
-def train(root: Path, surgery: str, seed: str, overrides: Sequence[str]) -> Path:
-    folder = root / f"{LABELS.get(surgery, surgery).lower()}-s{seed}"
-    choices = ["+experiment=quickstart", f"surgery={surgery}", f"seed={seed}", f"run.dir={folder}"]
-    call("train.py", *choices, *overrides)
-    return folder
+def train(root: Path, seed: str, surgery: str, overrides: Sequence[str]) -> Path:
+    name = f"{LABELS.get(surgery, surgery).lower()}-s{seed}"
+    choices = ["+experiment=quickstart", f"surgery={surgery}", f"seed={seed}", f"run.dir={root / name}"]
+    call("train.py", *choices, "runtime.threads=1", *overrides, label=f"{name:9} | ")
+    return root / name
 
 
 def evaluated(folders: Sequence[Path], results: Path) -> list[Run]:
@@ -94,12 +99,15 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (ROOT / folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def call(script: str, *arguments: str) -> None:
-    """Run a script of the repository as a user would; leave with its exit code when it fails."""
-    print(f"\n$ python {script} {' '.join(arguments)}", flush=True)
-    code = subprocess.run([sys.executable, script, *arguments], cwd=ROOT, check=False).returncode
-    if code:
-        sys.exit(code)
+def call(script: str, *arguments: str, label: str = "") -> None:
+    """Run a script of the repository as a user would, its lines behind `label`; leave with its code if it fails."""
+    print(f"{label}$ python {script} {' '.join(arguments)}", flush=True)
+    command = [sys.executable, "-u", script, *arguments]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout or ():
+            print(f"{label}{line}", end="", flush=True)
+    if process.returncode:
+        sys.exit(process.returncode)
 
 
 def report(arms: dict[str, list[Run]], root: Path) -> None:

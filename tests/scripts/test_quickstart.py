@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
@@ -13,8 +14,10 @@ TOP1 = {("plain", 0): 87.0, ("plain", 1): 88.0, ("dcls", 0): 87.5, ("dcls", 1): 
 def commands(monkeypatch, tmp_path):
     """The commands called, answered with the files that train.py and eval.py would leave."""
     called = []
+    started = subprocess.Popen
 
     def answer(command, **options):
+        command = command[1:]  # -u
         called.append(command[1:])
         given = dict(argument.lstrip("+").split("=", 1) for argument in command[2:])
         folder = tmp_path / given["run.dir"]
@@ -31,23 +34,25 @@ def commands(monkeypatch, tmp_path):
             measured = {"params": 144314, "flops": 3_210_000, "img_per_s": 1000.0}
             results = [{"top1": TOP1[name[:-3], int(name[-1])] + 0.25, **measured} for name in names]
             (folder / "eval.json").write_text(json.dumps(results))
-        return subprocess.CompletedProcess(command, 0)
+        return started([sys.executable, "-c", "print('trained')"], **options)
 
     monkeypatch.setattr(quickstart, "ROOT", tmp_path)
-    monkeypatch.setattr(quickstart.subprocess, "run", answer)
+    monkeypatch.setattr(quickstart.subprocess, "Popen", answer)
     return called
 
 
 def test_every_seed_trains_both_networks_and_the_table_has_their_spread(commands, tmp_path, capsys):
-    assert quickstart.main(["--seeds", "0,1", "--root", "runs/q", "recipe.epochs=2"]) == 0
-    assert [command[0] for command in commands] == ["train.py", "train.py", "eval.py"] * 2
-    expected = ["+experiment=quickstart", "surgery=none", "seed=0", "run.dir=runs/q/plain-s0", "recipe.epochs=2"]
-    assert commands[0][1:] == expected
-    assert commands[2][1] == "checkpoint=[runs/q/plain-s0/checkpoints/last.pt,runs/q/dcls-s0/checkpoints/last.pt]"
+    assert quickstart.main(["--seeds", "0,1", "--root", "runs/q", "--jobs", "1", "recipe.epochs=2"]) == 0
+    assert [command[0] for command in commands] == ["train.py"] * 4 + ["eval.py"]
+    expected = ["+experiment=quickstart", "surgery=none", "seed=0", "run.dir=runs/q/plain-s0", "runtime.threads=1"]
+    assert commands[0][1:] == [*expected, "recipe.epochs=2"]
+    folders = [f"runs/q/{arm}-s{seed}/checkpoints/last.pt" for seed in (0, 1) for arm in ("plain", "dcls")]
+    assert commands[4][1] == f"checkpoint=[{','.join(folders)}]"
     table = (tmp_path / "runs/q/table.md").read_text()
     assert "| plain | 87.50 (sd 0.71) | 87.75 (sd 0.71) | 144,314 | 3.2 M | 1,000 | 10 |" in table
     assert "DCLS minus plain, EMA top-1, paired over 2 seeds: +0.30 (se 0.20)." in table
     shown = capsys.readouterr().out
+    assert "dcls-s1   | trained" in shown
     for text in ("chance level 10 %", "no difference between plain and DCLS", "runs/q/comparison.png"):
         assert text in " ".join(shown.split())
     assert "runs/q/dcls-s0/curves.png" in shown
@@ -62,12 +67,17 @@ def test_one_seed_has_no_spread_and_claims_no_difference(commands, tmp_path):
     assert "paired" not in table
 
 
-def test_a_failing_command_ends_it_with_its_exit_code(monkeypatch):
-    monkeypatch.setattr(
-        quickstart.subprocess, "run", lambda command, **options: subprocess.CompletedProcess(command, 2)
+def test_a_failing_command_ends_it_with_its_exit_code(tmp_path, monkeypatch, capsys):
+    (tmp_path / "train.py").write_text(
+        textwrap.dedent("""
+        import sys
+        sys.exit("error: recipe.epochs=0" if len(sys.argv) > 9 else 2)
+    """)
     )
+    monkeypatch.setattr(quickstart, "ROOT", tmp_path)
     with pytest.raises(SystemExit, match="2"):
         quickstart.main([])
+    assert "plain-s0  | $ python train.py" in capsys.readouterr().out
 
 
 def test_it_runs_from_anywhere():
