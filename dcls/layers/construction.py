@@ -1,12 +1,9 @@
-"""The dense kernel that a DCLS layer convolves with, built from its weights and positions.
+"""The dense kernel that a DCLS layer convolves with, and which way it is built.
 
-    kernel[i_1, .., i_n] = sum_k  w_k / Z_k * prod_d  phi((i_d - S_d // 2) - p_kd ; s_kd)
-
-The product over axes is separable: one factor an axis, then one contraction over the taps. Nothing of size
-S_1 x .. x S_n x K is ever made for the last axis.
-
-Letters: O out channels, C in channels / groups, D dense axes (zero or more), K taps, S cells of a learned axis,
-N learned axes, L = [O, C, D..] together.
+`separable` is the method in plain differentiable operations: the oracle, and what compilers see and fuse by themselves.
+Eager torch spends most of that on autograd's intermediate results, so two ways have gradients of their own:
+`scattering` for v0 and `factoring` for any interpolation whose derivative is known. The choice is a function of the
+arguments alone.
 """
 
 from collections.abc import Sequence
@@ -14,52 +11,55 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dcls.layers.interpolation import Interpolation
-
-EPSILON = 1e-7
+from dcls.layers.factoring import Factored
+from dcls.layers.interpolation import Interpolation, bilinear
+from dcls.layers.scattering import Scattered
+from dcls.layers.separable import separable
 
 
 def construct(
-    weight: Tensor, positions: Tensor, sigmas: Tensor | None, sizes: Sequence[int], interpolation: Interpolation
+    weight: Tensor,
+    positions: Tensor,
+    sigmas: Tensor | None,
+    sizes: Sequence[int],
+    interpolation: Interpolation,
+    memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Tensor:
     """The kernel [O, C, D.., S_1, .., S_N] of weights [O, C, D.., K] at positions [N, O, C, D.., K].
 
     positions are in cells from the kernel's centre, index S_d // 2; they may lie outside the kernel.
     sigmas has the shape of positions, or is None for an interpolation without widths. Any floating dtype, float64
     included; differentiable in weight, positions and sigmas, twice too.
+    memory_format: how the kernel lies in memory; channels_last for kernels of four axes.
     """
-    widths = [None] * len(sizes) if sigmas is None else list(sigmas)
-    factors = [
-        axis_factor(position, width, size, interpolation)
-        for position, width, size in zip(positions, widths, sizes, strict=True)
-    ]
-    if interpolation.normalised:
-        weight = weight / (total(factors) + EPSILON)
-    return contract(weight, factors)
+    kernel = _built(weight, positions, sigmas, tuple(sizes), interpolation, memory_format)
+    return kernel.contiguous(memory_format=memory_format)
 
 
-def axis_factor(position: Tensor, sigma: Tensor | None, size: int, interpolation: Interpolation) -> Tensor:
-    """phi of every cell and tap, [L.., S, K], for positions [L.., K] along one axis."""
-    cells = torch.arange(size, dtype=position.dtype, device=position.device).unsqueeze(-1)
-    # The centre is added first, in the positions' own precision: it decides on which side of an integer a position
-    # like 2.9999998 falls, and so do the published weights.
-    distance = cells - (position + size // 2).unsqueeze(-2)
-    return interpolation.weights(distance, None if sigma is None else sigma.unsqueeze(-2))
+def _built(
+    weight: Tensor,
+    positions: Tensor,
+    sigmas: Tensor | None,
+    sizes: tuple[int, ...],
+    interpolation: Interpolation,
+    memory_format: torch.memory_format,
+) -> Tensor:
+    if not _eager(weight, positions, sigmas):
+        return separable(weight, positions, sigmas, sizes, interpolation)
+    if weight.dim() > 3:
+        # Dense axes between C and the cells would be strangely strided.
+        memory_format = torch.contiguous_format
+    # Scattered sums have no fixed order on CUDA: there the two cells of an axis are a factor like any other.
+    if interpolation.phi is bilinear and weight.device.type == "cpu":
+        return Scattered.apply(weight, positions, sizes, memory_format)
+    if interpolation.pullback is not None and len(sizes) <= 2:
+        return Factored.apply(weight, positions, sigmas, sizes, interpolation, memory_format)
+    return separable(weight, positions, sigmas, sizes, interpolation)
 
 
-def total(factors: Sequence[Tensor]) -> Tensor:
-    """Z [L.., K]: the sum of each tap over the whole kernel, as the product of its sums along the axes."""
-    result = factors[0].sum(-2)
-    for factor in factors[1:]:
-        result = result * factor.sum(-2)
-    return result
-
-
-def contract(weight: Tensor, factors: Sequence[Tensor]) -> Tensor:
-    """sum_k weight[.., k] prod_d factors[d][.., i_d, k], as [L.., S_1, .., S_N]."""
-    *outer, last = factors
-    taps = weight.unsqueeze(-2)
-    for factor in outer:
-        taps = (taps.unsqueeze(-2) * factor.unsqueeze(-3)).flatten(-3, -2)
-    kernel = taps @ last.transpose(-1, -2)
-    return kernel.unflatten(-2, [factor.shape[-2] for factor in outer]) if outer else kernel.squeeze(-2)
+def _eager(*tensors: Tensor | None) -> bool:
+    """Is nobody tracing or transforming, and are these the types that gradients of our own are exact for?"""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    dtypes = {tensor.dtype for tensor in tensors if tensor is not None}
+    return dtypes in ({torch.float32}, {torch.float64}) and all(tensor is None or tensor.numel() for tensor in tensors)

@@ -37,7 +37,28 @@ def wide_triangle(x: Tensor, s: Tensor) -> Tensor:
 
 def gaussian(x: Tensor, s: Tensor) -> Tensor:
     """exp(-x^2 / 2 s^2). arXiv:2306.00817."""
-    return torch.exp(-0.5 * (x / s) ** 2)
+    return torch.exp((-0.5 / s**2) * x * x)
+
+
+def bilinear_pullback(gradient: Tensor, value: Tensor, x: Tensor, s: None) -> tuple[Tensor, None]:
+    return (gradient * torch.where(x > 0, 1, -1) * ((x > -1) & (x <= 1))).sum(-2), None
+
+
+def triangle_pullback(gradient: Tensor, value: Tensor, x: Tensor, s: None) -> tuple[Tensor, None]:
+    return (gradient * x.sign() * (value > 0)).sum(-2), None
+
+
+def wide_triangle_pullback(gradient: Tensor, value: Tensor, x: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    along_width = gradient * (value > 0)
+    return (along_width * x.sign()).sum(-2), along_width.sum(-2)
+
+
+def gaussian_pullback(gradient: Tensor, value: Tensor, x: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    slope = gradient.mul_(value).mul_(x)
+    along_position = slope.sum(-2)
+    width = s.squeeze(-2)
+    square = width * width
+    return along_position.div_(square), slope.mul_(x).sum(-2).div_(square * width)
 
 
 @dataclass(frozen=True)
@@ -45,6 +66,8 @@ class Interpolation:
     """One row of the table.
 
     phi: elementwise function of the distance x, and of the width s where there is one.
+    pullback: the gradients of position and width s [.., K] from that of phi, given (it, phi, x [.., S, K], s [.., 1, K]
+        or None); it may write to the first. Only speed depends on it: without one autograd differentiates phi.
     alias: a second name that `version` accepts.
     normalised: each tap is divided by the sum of its weights over the kernel (plus 1e-7).
     sigma_floor: the width is s = sigma_floor + |SIG|; None: there is no SIG.
@@ -52,6 +75,7 @@ class Interpolation:
     """
 
     phi: Callable[..., Tensor]
+    pullback: Callable[..., tuple[Tensor, Tensor | None]] | None = None
     alias: str = ""
     normalised: bool = True
     sigma_floor: float | None = None
@@ -65,15 +89,19 @@ class Interpolation:
         """phi at distances x, with the width that SIG stands for; the shapes broadcast."""
         if self.sigma_floor is None or sigma is None:
             return self.phi(distance)
-        return self.phi(distance, sigma.abs() + self.sigma_floor)
+        return self.phi(distance, self.width(sigma))
+
+    def width(self, sigma: Tensor) -> Tensor:
+        """The s that SIG stands for."""
+        return sigma.abs() + (self.sigma_floor or 0.0)
 
 
 INTERPOLATIONS: dict[str, Interpolation] = {
-    "v0": Interpolation(bilinear, alias="bilinear", normalised=False),
-    "v1": Interpolation(triangle, alias="triangle"),
+    "v0": Interpolation(bilinear, bilinear_pullback, alias="bilinear", normalised=False),
+    "v1": Interpolation(triangle, triangle_pullback, alias="triangle"),
     # |SIG| has no gradient at 0, so this one stays a triangle of width 1 unless it is started elsewhere.
-    "max": Interpolation(wide_triangle, sigma_floor=1.0, sigma_init=0.0),
-    "gauss": Interpolation(gaussian, sigma_floor=0.27, sigma_init=0.23),
+    "max": Interpolation(wide_triangle, wide_triangle_pullback, sigma_floor=1.0, sigma_init=0.0),
+    "gauss": Interpolation(gaussian, gaussian_pullback, sigma_floor=0.27, sigma_init=0.23),
 }
 
 

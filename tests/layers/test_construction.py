@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcls.layers import INTERPOLATIONS, construct
+from dcls.layers import INTERPOLATIONS, construct, factoring
+from dcls.layers.separable import separable
 
 VERSIONS = tuple(INTERPOLATIONS)
 
@@ -110,3 +111,91 @@ def test_positions_outside_the_kernel_are_accepted(version):
     for distance in (3.2, -3.2, 100.0):
         kernel = construct(torch.ones(1, 1, 1), torch.full((2, 1, 1, 1), distance), sigmas, (7, 7), row)
         assert kernel.isfinite().all()
+
+
+def draw(version, shape, n, *, dtype=torch.float64, snap=None, restride=False):
+    """Weights [*shape], positions and, where the version has them, sigmas [n, *shape], leaves that want gradients."""
+    tensors = [torch.randn(shape), torch.randn(n, *shape) * 2]
+    if INTERPOLATIONS[version].has_sigma:
+        tensors.append(torch.randn(n, *shape) * 0.3)
+    if snap:
+        tensors[1] = (tensors[1] / snap).round() * snap
+    if restride:
+        tensors[1:] = [tensor.to(memory_format=torch.channels_last) for tensor in tensors[1:]]
+    return [tensor.to(dtype).requires_grad_() for tensor in tensors]
+
+
+def with_gradients(build, version, inputs, sizes, cotangent=None, **options):
+    sigmas = inputs[2] if len(inputs) == 3 else None
+    kernel = build(*inputs[:2], sigmas, sizes, INTERPOLATIONS[version], **options)
+    cotangent = torch.randn_like(kernel) if cotangent is None else cotangent
+    return kernel, cotangent, torch.autograd.grad(kernel, [each for each in inputs if each.requires_grad], cotangent)
+
+
+@pytest.mark.parametrize("snap", [None, 1.0])
+@pytest.mark.parametrize("taps", [3, 12])
+@pytest.mark.parametrize(("sizes", "dense"), [((7,), ()), ((5,), (2, 1)), ((5, 5), ()), ((4, 6), ()), ((3, 5), (2,))])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_gradients_of_our_own_are_autograds(version, sizes, dense, taps, snap, monkeypatch):
+    """With few and many taps, in several blocks, at integers and outside the kernel too."""
+    monkeypatch.setattr(factoring, "BLOCK", 4)
+    torch.manual_seed(taps)
+    inputs = draw(version, (5, 2, *dense, taps), len(sizes), snap=snap, restride=not dense)
+    kernel, cotangent, found = with_gradients(construct, version, inputs, sizes)
+    expected_kernel, _, expected = with_gradients(separable, version, inputs, sizes, cotangent)
+    torch.testing.assert_close(kernel, expected_kernel, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    for frozen in inputs[1:]:
+        frozen.requires_grad_(False)
+    torch.testing.assert_close(with_gradients(construct, version, inputs, sizes, cotangent)[2], expected[:1])
+
+
+@pytest.mark.parametrize("taps", [3, 12])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_kernel_lies_in_memory_as_asked(version, taps):
+    """And its gradient may lie in either order."""
+    inputs = draw(version, (6, 4, taps), 2, dtype=torch.float32)
+    last = torch.channels_last
+    kernel, cotangent, found = with_gradients(construct, version, inputs, (5, 3), memory_format=last)
+    assert kernel.is_contiguous(memory_format=last)
+    other, _, same = with_gradients(construct, version, inputs, (5, 3), cotangent.contiguous())
+    assert other.is_contiguous()
+    assert torch.equal(kernel, other)
+    torch.testing.assert_close(found, same)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_ensemble_of_kernels_by_vmap(version):
+    inputs = [torch.stack([each.detach()] * 2) for each in draw(version, (2, 1, 3), 2)]
+
+    def energy(*inputs):
+        sigmas = inputs[2] if len(inputs) == 3 else None
+        return construct(*inputs[:2], sigmas, (5, 5), INTERPOLATIONS[version]).square().sum()
+
+    gradients = torch.func.vmap(torch.func.grad(energy, argnums=tuple(range(len(inputs)))))(*inputs)
+    single = [each[0].clone().requires_grad_() for each in inputs]
+    expected = torch.autograd.grad(energy(*single), single)
+    torch.testing.assert_close([gradient[1] for gradient in gradients], list(expected))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_thread_count_gives_the_same_bits(version):
+    inputs = draw(version, (64, 2, 12), 2, dtype=torch.float32)
+    kernel, cotangent, one = with_gradients(construct, version, inputs, (9, 9))
+    torch.set_num_threads(2)
+    again, _, two = with_gradients(construct, version, inputs, (9, 9), cotangent)
+    assert torch.equal(kernel, again)
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("taps", [3, 12])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_cuda_agrees_with_the_cpu_and_repeats_itself(version, taps):
+    inputs = draw(version, (64, 2, taps), 2, dtype=torch.float32)
+    kernel, cotangent, found = with_gradients(construct, version, inputs, (9, 9))
+    moved = [each.detach().cuda().requires_grad_() for each in inputs]
+    first, second = (with_gradients(construct, version, moved, (9, 9), cotangent.cuda()) for _ in range(2))
+    torch.testing.assert_close(first[0].cpu(), kernel, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close([each.cpu() for each in first[2]], list(found), rtol=1e-3, atol=1e-4)
+    assert all(torch.equal(a, b) for a, b in zip((first[0], *first[2]), (second[0], *second[2]), strict=True))

@@ -120,7 +120,8 @@ def test_compiles_in_one_graph(version):
     layer, x = depthwise(version, padding_mode="circular"), torch.randn(2, 8, 10, 10)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     expected = torch.autograd.grad(layer(x).square().sum(), list(layer.parameters()))
-    torch.testing.assert_close(torch.autograd.grad(compiled(x).square().sum(), list(layer.parameters())), expected)
+    found = torch.autograd.grad(compiled(x).square().sum(), list(layer.parameters()))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(compiled(x), layer(x))
 
