@@ -8,7 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from dcls.errors import ConfigError
-from dcls.ops import torch_backend
+from dcls.ops import cpu, torch_backend
 from dcls.ops.case import Case
 
 _log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Backend(Protocol):
 
 
 # The fastest first.
-BACKENDS: tuple[Backend, ...] = (torch_backend,)
+BACKENDS: tuple[Backend, ...] = (cpu, torch_backend)
 
 # Not one of them: torch's convolution under autograd, in place of the operator.
 REFERENCE = "reference"

@@ -1,0 +1,213 @@
+"""Depthwise convolution in float32 by generated machine code (vector_code.py), on torch's own threads.
+
+This file is the border: every tensor is checked here before its address is handed over. Threads are those of the
+OpenMP library that torch has loaded, so that there is one pool, and as many as torch.get_num_threads() says at each
+call. Results do not depend on their number.
+
+Letters: B batch, C channels, H W the image, R S the kernel, Y X the output, L lanes: channels in a vector.
+"""
+
+import ctypes
+import functools
+import logging
+import math
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from dcls.ops.case import Case
+
+if TYPE_CHECKING:
+    from dcls.ops.llvm import Compiled, Machine
+    from dcls.ops.vector_code import Axis
+
+NAME = "cpu"
+
+_log = logging.getLogger(__name__)
+
+# Vectors shorter than the processor's are good too, where the channels do not fill the longer ones.
+SHORTEST_VECTOR = 8
+
+# Parts into which a call's work is cut for each thread: unequal ones even out.
+TASKS_PER_THREAD = 4
+
+
+def supports(case: Case) -> str | None:
+    """None, or the reason why the code cannot be written for the case."""
+    if case.device != "cpu" or case.dtype != torch.float32:
+        return f"{case.dtype} on {case.device}: only float32 on the CPU"
+    if case.channels % SHORTEST_VECTOR:
+        return f"{case.channels} channels do not divide by {SHORTEST_VECTOR}"
+    return unavailable()
+
+
+@functools.cache
+def unavailable() -> str | None:
+    """Why this process cannot have the backend at all, if so. Told to the log once."""
+    reason = _missing()
+    if reason is not None:
+        _log.info("depthwise convolutions run without generated code: %s", reason)
+    return reason
+
+
+def _missing() -> str | None:
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return f"written for Linux on x86-64, not {sys.platform} on {platform.machine()}"
+    try:
+        from dcls.ops.llvm import this_machine
+    except ImportError:
+        return "llvmlite is not installed (pip install llvmlite)"
+    if _parallel() is None:
+        return "torch's OpenMP library has no GOMP_parallel"
+    machine = this_machine()
+    return machine if isinstance(machine, str) else None
+
+
+@functools.cache
+def _parallel() -> Callable[[int, int, int, int], None] | None:
+    """GOMP_parallel(function, argument, threads, flags) of the OpenMP that torch is linked to."""
+    # Asked of torch's library, whose dependencies the search goes through: another OpenMP in the process, of another
+    # package, would be a second pool on the same cores.
+    try:
+        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+        function = library.GOMP_parallel
+    except (OSError, AttributeError):
+        return None
+    function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+    function.restype = None
+    return function
+
+
+def forward(x: Tensor, kernel: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+    """The convolution [B, C, Y, X] of x [B, C, H, W] with kernel [C, 1, R, S]."""
+    rows, columns = _axes(x, kernel, stride, padding)
+    machine = machine_for(x.shape[1])
+    output = x.new_empty((x.shape[0], rows.outputs, columns.outputs, x.shape[1]))
+    bias = x.new_zeros(x.shape[1]) if bias is None else bias.contiguous()
+    convolve_into(output, _last(x), _packed(kernel, machine.lanes), bias, machine, rows, columns)
+    return output.permute(0, 3, 1, 2)
+
+
+def input_gradient(grad: Tensor, x: Tensor, kernel: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+    """d / dx [B, C, H, W]: the convolution of grad [B, C, Y, X], its pixels `stride` apart, with the kernel turned."""
+    rows, columns = (_turned(axis) for axis in _axes(x, kernel, stride, padding))
+    machine = machine_for(x.shape[1])
+    output = x.new_empty((x.shape[0], rows.outputs, columns.outputs, x.shape[1]))
+    turned = _packed(kernel.flip(2, 3), machine.lanes)
+    convolve_into(output, _last(grad), turned, x.new_zeros(x.shape[1]), machine, rows, columns)
+    return output.permute(0, 3, 1, 2)
+
+
+def kernel_gradient(
+    grad: Tensor, x: Tensor, kernel: Tensor, stride: Sequence[int], padding: Sequence[int], with_bias: bool
+) -> tuple[Tensor, Tensor | None]:
+    """d / dkernel [C, 1, R, S] and d / dbias [C]."""
+    rows, columns = _axes(x, kernel, stride, padding)
+    machine = machine_for(x.shape[1])
+    of_kernel = x.new_zeros((x.shape[1] // machine.lanes, rows.taps, columns.taps, machine.lanes))
+    of_bias = x.new_zeros(x.shape[1])
+    add_gradients(of_kernel, of_bias, _last(grad), _last(x), machine, rows, columns)
+    return of_kernel.movedim(-1, 1).reshape(kernel.shape), of_bias if with_bias else None
+
+
+def _axes(x: Tensor, kernel: Tensor, stride: Sequence[int], padding: Sequence[int]) -> tuple["Axis", "Axis"]:
+    from dcls.ops.vector_code import Axis
+
+    rows, columns = (
+        Axis(pixels, (pixels + 2 * pad - size) // step + 1, size, step, pad)
+        for pixels, size, step, pad in zip(x.shape[2:], kernel.shape[2:], stride, padding, strict=True)
+    )
+    return rows, columns
+
+
+def _turned(axis: "Axis") -> "Axis":
+    """From output to input. The padding may be negative: there the border of the output is not read."""
+    return axis._replace(
+        inputs=axis.outputs,
+        outputs=axis.inputs,
+        stride=1,
+        padding=axis.taps - 1 - axis.padding,
+        spread=axis.stride,
+    )
+
+
+def _last(x: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, H, W, C], contiguous."""
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+def _packed(kernel: Tensor, lanes: int) -> Tensor:
+    """[C, 1, R, S] -> [C / L, R, S, L]: what one task reads lies together."""
+    return kernel.reshape(-1, lanes, *kernel.shape[2:]).movedim(1, -1).contiguous()
+
+
+@functools.cache
+def machine_for(channels: int) -> "Machine":
+    """This machine, with vectors that the channels fill."""
+    from dcls.ops.llvm import this_machine
+
+    machine = this_machine()
+    if isinstance(machine, str):
+        raise RuntimeError(machine)
+    return machine._replace(lanes=min(machine.lanes, 16 if channels % 16 == 0 else SHORTEST_VECTOR))
+
+
+def convolve_into(
+    output: Tensor, x: Tensor, kernel: Tensor, bias: Tensor, machine: "Machine", rows: "Axis", columns: "Axis"
+) -> None:
+    """Fill output [B, Y, X, C] from x [B, H, W, C], kernel [C / L, R, S, L] and bias [C]."""
+    batch, channels = x.shape[0], x.shape[-1]
+    blocks = channels // machine.lanes
+    addresses = (
+        _address(x, batch, rows.inputs, columns.inputs, channels),
+        _address(kernel, blocks, rows.taps, columns.taps, machine.lanes),
+        _address(bias, blocks * machine.lanes),
+        _address(output, batch, rows.outputs, columns.outputs, channels),
+    )
+    _run(_code("convolution", machine, channels, rows, columns), batch, batch * blocks, rows.outputs, addresses)
+
+
+def add_gradients(
+    of_kernel: Tensor, of_bias: Tensor, grad: Tensor, x: Tensor, machine: "Machine", rows: "Axis", columns: "Axis"
+) -> None:
+    """Add to of_kernel [C / L, R, S, L] and of_bias [C] what grad [B, Y, X, C] and x [B, H, W, C] give."""
+    batch, channels = x.shape[0], x.shape[-1]
+    blocks = channels // machine.lanes
+    addresses = (
+        _address(x, batch, rows.inputs, columns.inputs, channels),
+        _address(grad, batch, rows.outputs, columns.outputs, channels),
+        _address(of_bias, blocks * machine.lanes),
+        _address(of_kernel, blocks, rows.taps, columns.taps, machine.lanes),
+    )
+    _run(_code("kernel_gradient", machine, channels, rows, columns), batch, blocks, rows.taps, addresses)
+
+
+def _address(tensor: Tensor, *shape: int) -> int:
+    """Where a tensor's numbers are, once it is what the code was written for."""
+    if tensor.device.type != "cpu" or tensor.dtype != torch.float32 or not tensor.is_contiguous():
+        raise RuntimeError(f"generated code needs contiguous float32 on the CPU, not {tensor.dtype} {tensor.stride()}")
+    if tuple(tensor.shape) != shape or min(shape) < 1:
+        raise RuntimeError(f"generated code was written for {shape}, not {tuple(tensor.shape)}")
+    return tensor.data_ptr()
+
+
+@functools.lru_cache(maxsize=1024)
+def _code(kind: str, machine: "Machine", channels: int, rows: "Axis", columns: "Axis") -> "Compiled":
+    from dcls.ops import llvm, vector_code
+
+    return llvm.compiled(machine, getattr(vector_code, kind)(machine, channels, rows, columns))
+
+
+def _run(code: "Compiled", batch: int, tasks: int, rows: int, addresses: tuple[int, int, int, int]) -> None:
+    """Run the code in torch's threads: `tasks` of them, each cut into parts of its rows where there are few."""
+    parallel, threads = _parallel(), torch.get_num_threads()
+    assert parallel is not None, "supports() has found it"
+    parts = 1 if threads == 1 else min(rows, math.ceil(TASKS_PER_THREAD * threads / tasks))
+    # The order of vector_code's NUMBERS and POINTERS.
+    arguments = (ctypes.c_int64 * 8)(0, tasks * parts, batch, parts, *addresses)
+    parallel(code.address, ctypes.addressof(arguments), threads, 0)

@@ -1,0 +1,168 @@
+"""Loops over vectors of float32 as LLVM IR, written from Python and compiled in this process.
+
+Writer emits a function piece by piece; its `with` blocks read like the loops they emit:
+
+    code = Writer("sum", machine.lanes, numbers=("length",), pointers=("values", "result"))
+    with code.loop(0, code.argument("length"), [code.zero]) as loop:
+        loop.sums = [code.add(loop.sums[0], code.load(code.step(code.argument("values"), (loop.index, code.lanes))))]
+    code.store(loop.sums[0], code.argument("result"))
+    code.done()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from llvmlite import binding, ir
+
+INT, FLOAT, POINTER = ir.IntType(64), ir.FloatType(), ir.PointerType()
+
+
+class Machine(NamedTuple):
+    """What code is written for: LLVM's names, the float32 numbers in a vector, and the vector registers."""
+
+    cpu: str
+    features: str
+    lanes: int
+    registers: int
+
+
+def this_machine() -> Machine | str:
+    """The processor under this process, or why there is no code for it."""
+    features, cpu = binding.get_host_cpu_features(), binding.get_host_cpu_name()
+    if features.get("avx512f") and features.get("avx512vl"):
+        return Machine(cpu, features.flatten(), 16, 32)
+    if features.get("avx2") and features.get("fma"):
+        return Machine(cpu, features.flatten(), 8, 16)
+    return f"the processor {cpu} has neither AVX-512 nor AVX2"
+
+
+class Loop:
+    """A loop being written: its index, and sums, the values that go from one round to the next."""
+
+    def __init__(self, index: ir.Value, sums: Sequence[ir.Value]) -> None:
+        self.index = index
+        self.sums = list(sums)
+
+
+class Writer:
+    """A function of one pointer, to an array of 64-bit numbers and then pointers, under construction."""
+
+    def __init__(self, name: str, lanes: int, numbers: Sequence[str], pointers: Sequence[str]) -> None:
+        self.lanes, self.name = lanes, name
+        self.vector = ir.VectorType(FLOAT, lanes)
+        self.zero = ir.Constant(self.vector, [0.0] * lanes)
+        self.module = ir.Module(name)
+        function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [POINTER]), name)
+        self.at = ir.IRBuilder(function.append_basic_block())
+        self.array = function.args[0]
+        self.kinds = {each: (place, INT) for place, each in enumerate(numbers)}
+        self.kinds |= {each: (place, POINTER) for place, each in enumerate(pointers, len(numbers))}
+        self._fma = ir.Function(self.module, ir.FunctionType(self.vector, [self.vector] * 3), f"llvm.fma.v{lanes}f32")
+
+    def argument(self, name: str) -> ir.Value:
+        place, kind = self.kinds[name]
+        return self.at.load(self.at.gep(self.array, [INT(place)], source_etype=INT), typ=kind)
+
+    def step(self, pointer: ir.Value, *steps: tuple[ir.Value | int, int]) -> ir.Value:
+        """The address index * stride floats further, for each (index, stride)."""
+        for index, stride in steps:
+            offset = INT(index * stride) if isinstance(index, int) else self.at.mul(index, INT(stride))
+            pointer = self.at.gep(pointer, [offset], source_etype=FLOAT)
+        return pointer
+
+    def load(self, pointer: ir.Value) -> ir.Value:
+        return self.at.load(pointer, align=4, typ=self.vector)
+
+    def store(self, value: ir.Value, pointer: ir.Value) -> None:
+        self.at.store(value, pointer, align=4)
+
+    def add(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self.at.fadd(a, b)
+
+    def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+        """a * b + c, rounded once."""
+        return self.at.call(self._fma, [a, b, c])
+
+    def split(self, number: ir.Value, size: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Quotient and rest."""
+        return self.at.udiv(number, size), self.at.urem(number, size)
+
+    def smaller(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self.at.select(self.at.icmp_signed("<", a, b), a, b)
+
+    def table(self, rows: Sequence[tuple[int, ...]]) -> Callable[[ir.Value], list[ir.Value]]:
+        """Constants in memory: a function from the index of a row to its entries."""
+        width, flat = len(rows[0]), [number for row in rows for number in row]
+        constant = ir.GlobalVariable(self.module, ir.ArrayType(INT, len(flat)), self.module.get_unique_name("table"))
+        constant.global_constant, constant.linkage = True, "internal"
+        constant.initializer = ir.Constant(constant.value_type, flat)
+
+        def entries(row: ir.Value) -> list[ir.Value]:
+            places = (self.at.add(self.at.mul(row, INT(width)), INT(column)) for column in range(width))
+            return [self.at.load(self.at.gep(constant, [each], source_etype=INT), typ=INT) for each in places]
+
+        return entries
+
+    @contextmanager
+    def loop(self, begin: ir.Value | int, end: ir.Value | int, sums: Sequence[ir.Value] = ()) -> Iterator[Loop]:
+        """for index in range(begin, end). Values assigned to loop.sums are there in the next round and afterwards."""
+        begin, end = (INT(each) if isinstance(each, int) else each for each in (begin, end))
+        before = self.at.block
+        head, inside, after = (self.at.append_basic_block(name) for name in ("head", "inside", "after"))
+        self.at.branch(head)
+        self.at.position_at_end(head)
+        index, *carried = [self.at.phi(value.type) for value in (begin, *sums)]
+        self.at.cbranch(self.at.icmp_signed("<", index, end), inside, after)
+        self.at.position_at_end(inside)
+        loop = Loop(index, carried)
+        yield loop
+        nexts = (self.at.add(index, INT(1)), *loop.sums)
+        for phi, first, following in zip((index, *carried), (begin, *sums), nexts, strict=True):
+            phi.add_incoming(first, before)
+            phi.add_incoming(following, self.at.block)
+        self.at.branch(head)
+        self.at.position_at_end(after)
+        loop.sums = carried
+
+    @contextmanager
+    def tasks(self, counter: str, total: str) -> Iterator[ir.Value]:
+        """Numbers below the argument `total`, each taken once by one of the threads that run this function at once.
+
+        The argument `counter` is the next number that none has taken.
+        """
+        end, place = self.argument(total), self.kinds[counter][0]
+        shared = self.at.gep(self.array, [INT(place)], source_etype=INT)
+        take, work, after = (self.at.append_basic_block(name) for name in ("take", "work", "after"))
+        self.at.branch(take)
+        self.at.position_at_end(take)
+        task = self.at.atomic_rmw("add", shared, INT(1), "monotonic")
+        self.at.cbranch(self.at.icmp_signed("<", task, end), work, after)
+        self.at.position_at_end(work)
+        yield task
+        self.at.branch(take)
+        self.at.position_at_end(after)
+
+    def done(self) -> ir.Module:
+        self.at.ret_void()
+        return self.module
+
+
+class Compiled(NamedTuple):
+    """Machine code: its address, and what must live as long as it."""
+
+    address: int
+    engine: Any
+
+
+def compiled(machine: Machine, module: ir.Module) -> Compiled:
+    """The function that has the module's name, as machine code of this process."""
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    target = binding.Target.from_default_triple()
+    generator = target.create_target_machine(cpu=machine.cpu, features=machine.features, opt=3, jit=True)
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(str(module)), generator)
+    engine.finalize_object()
+    return Compiled(engine.get_function_address(module.name), engine)

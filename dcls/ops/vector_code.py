@@ -1,0 +1,278 @@
+"""One depthwise convolution as a nest of loops over vectors, for one shape.
+
+Neighbouring channels are neighbours in memory ([B, H, W, C]), and a depthwise convolution treats all of them alike: so
+a vector holds L channels of one pixel, L = 16 or 8, every load is one cache line or half of one, nothing is shuffled.
+
+What is emitted, in words. Letters: R S rows and columns of taps, y x output pixels, t one of the T pixels of a tile.
+
+    convolution                                  kernel gradient
+    each task: some rows of an image,            each task: some rows of taps,
+    L channels                                   L channels
+      for y in the task's rows                     for some images, one if it is large
+        for tile of T pixels in the row              for r in the task's rows of taps
+          sum[t] = bias                                sum[s] = 0
+          for r in rows of taps inside the image       for image, for y with row r inside the image
+            tap[s] = kernel[r, s]                        for tile of T pixels in the row
+            for x in columns the tile reads                g[t] = gradient[y, t]
+              v = input[.., x]                             for x in columns the tile reads
+              sum[t] += v * tap[s]                           v = input[.., x]
+          output[y, tile] = sum                              sum[s] += v * g[t]
+                                                         result[r, s] += sum[s]
+
+A row of the input, a tile of T = 4 pixels and S = 3 taps. Each v is loaded once and used by all that need it:
+
+    input    [v0][v1][v2][v3][v4][v5]      output[0] += v0 tap[0] + v1 tap[1] + v2 tap[2]
+                 [ 0][ 1][ 2][ 3]          output[1] += v1 tap[0] + v2 tap[1] + v3 tap[2]
+    output                                 ...
+
+The innermost lines are unrolled, with sums and taps (or g) in registers: T + S + 1 of them, so that longer rows of taps
+are cut into pieces. At the border the pairs (t, s) that fall outside the image are not emitted at all: columns are
+known while writing the code, and rows come from a table. Tiles that read alike, the interior of a row, share one loop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from llvmlite import ir
+
+from dcls.ops.llvm import INT, Loop, Machine, Writer
+
+# The arguments of both functions. `next` and `tasks` deal out the work; the rows of an image, or of taps, are divided
+# into `parts`. `other` is the kernel or the output's gradient, `bias` the bias or its gradient.
+NUMBERS = ("next", "tasks", "batch", "parts")
+POINTERS = ("input", "other", "bias", "result")
+
+# Products summed in registers before they are added to the result, at least: more make the rounding error larger, fewer
+# spend their time on the additions.
+PARTIAL_SUM = 256
+
+# Sums of the bias's gradient that go on side by side.
+ADDERS = 4
+
+# What the columns of one tile are used for: input -> pairs (output in the tile, tap).
+Reads = dict[int, list[tuple[int, int]]]
+
+
+class Axis(NamedTuple):
+    """One axis of a convolution: output o sums the taps s times the input (o * stride + s - padding) / spread.
+
+    Where that is not a whole number inside the input, there is nothing to sum. spread is above 1 in the gradient of a
+    convolution whose stride was.
+    """
+
+    inputs: int
+    outputs: int
+    taps: int
+    stride: int
+    padding: int
+    spread: int = 1
+
+    def source(self, output: int, tap: int) -> int | None:
+        """The input that an output reads through a tap, if any."""
+        position, rest = divmod(output * self.stride + tap - self.padding, self.spread)
+        return position if rest == 0 and 0 <= position < self.inputs else None
+
+
+class Tiles(NamedTuple):
+    """`repeats` tiles of `width` outputs, the first at `start`, which all read alike: `reads` is the first one's.
+
+    From tile to tile the inputs move on by `shift`.
+    """
+
+    start: int
+    width: int
+    repeats: int
+    shift: int
+    reads: Reads
+
+
+def tiles(axis: Axis, limit: int) -> list[Tiles]:
+    """The outputs of an axis in tiles of at most `limit`, rounded up to whole spreads, about equally wide."""
+    width = math.ceil(axis.outputs / math.ceil(axis.outputs / limit))
+    width = math.ceil(width / axis.spread) * axis.spread
+    shift = width * axis.stride // axis.spread
+    runs: list[Tiles] = []
+    for start in range(0, axis.outputs, width):
+        tile = Tiles(start, min(width, axis.outputs - start), 1, shift, _reads(axis, start, width))
+        last = runs[-1] if runs else None
+        if last and tile.width == last.width and tile.reads == _shifted(last.reads, shift * last.repeats):
+            runs[-1] = last._replace(repeats=last.repeats + 1)
+        else:
+            runs.append(tile)
+    return runs
+
+
+def _reads(axis: Axis, start: int, width: int) -> Reads:
+    reads: Reads = {}
+    for output in range(start, min(start + width, axis.outputs)):
+        for tap in range(axis.taps):
+            source = axis.source(output, tap)
+            if source is not None:
+                reads.setdefault(source, []).append((output - start, tap))
+    return dict(sorted(reads.items()))
+
+
+def _shifted(reads: Reads, by: int) -> Reads:
+    return {source + by: pairs for source, pairs in reads.items()}
+
+
+def _with_taps(reads: Reads, taps: range) -> Reads:
+    """What is left for a piece of the row of taps."""
+    chosen = {source: [pair for pair in pairs if pair[1] in taps] for source, pairs in reads.items()}
+    return {source: pairs for source, pairs in chosen.items() if pairs}
+
+
+def pieces(taps: int, limit: int) -> list[range]:
+    """A row of taps in about equal pieces of at most `limit`."""
+    length = math.ceil(taps / math.ceil(taps / limit))
+    return [range(start, min(start + length, taps)) for start in range(0, taps, length)]
+
+
+def rows_of_taps(axis: Axis) -> list[tuple[int, int, int]]:
+    """For each output: the first tap inside the image, how many (every `spread`-th), and what the first reads."""
+    return [_run((tap, axis.source(output, tap)) for tap in range(axis.taps)) for output in range(axis.outputs)]
+
+
+def rows_of_outputs(axis: Axis) -> list[tuple[int, int, int]]:
+    """For each tap: the first output that uses it inside the image, how many do, and what the first reads."""
+    return [_run((output, axis.source(output, tap)) for output in range(axis.outputs)) for tap in range(axis.taps)]
+
+
+def _run(pairs: Iterable[tuple[int, int | None]]) -> tuple[int, int, int]:
+    inside = [(index, source) for index, source in pairs if source is not None]
+    return (inside[0][0], len(inside), inside[0][1]) if inside else (0, 0, 0)
+
+
+def _registers(machine: Machine) -> tuple[int, int]:
+    """Pixels in a tile, and taps in a piece of a row: with them and one input the registers are full."""
+    pixels = 14 if machine.registers == 32 else 7
+    return pixels, machine.registers - pixels - 1
+
+
+def _share(code: Writer, part: ir.Value, rows: int) -> list[ir.Value]:
+    """The rows that one of the parts takes, first and end."""
+    ends = (part, code.at.add(part, part.type(1)))
+    return [code.split(code.at.mul(each, part.type(rows)), code.argument("parts"))[0] for each in ends]
+
+
+def convolution(machine: Machine, channels: int, rows: Axis, columns: Axis) -> ir.Module:
+    """result[b, y, x] = bias + sum_rs other[r, s] * input[b, .., ..]: the left column of the text above.
+
+    input [B, H, W, C], other [C / L, R, S, L], bias [C], result [B, Y, X, C]. There are parts * B * C / L tasks.
+    """
+    code = Writer("convolution", machine.lanes, NUMBERS, POINTERS)
+    lanes, pixel, row, output_row = code.lanes, channels, columns.inputs * channels, columns.outputs * channels
+    inside, (width, room) = code.table(rows_of_taps(rows)), _registers(machine)
+    with code.tasks("next", "tasks") as task:
+        rest, image = code.split(task, code.argument("batch"))
+        block, part = code.split(rest, code.argument("parts"))
+        source = code.step(code.argument("input"), (image, rows.inputs * row), (block, lanes))
+        result = code.step(code.argument("result"), (image, rows.outputs * output_row), (block, lanes))
+        kernel = code.step(code.argument("other"), (block, rows.taps * columns.taps * lanes))
+        bias = code.load(code.step(code.argument("bias"), (block, lanes)))
+        with code.loop(*_share(code, part, rows.outputs)) as y:
+            first_tap, count, first_row = inside(y.index)
+            taps = code.step(kernel, (first_tap, columns.taps * lanes))
+            for run in tiles(columns, width):
+                with code.loop(0, run.repeats) as n:
+                    pixels = code.step(source, (first_row, row), (n.index, run.shift * pixel))
+                    target = code.step(result, (y.index, output_row), (n.index, run.width * pixel))
+                    with code.loop(0, count, [bias] * run.width) as r:
+                        here = code.step(pixels, (r.index, row))
+                        there = code.step(taps, (r.index, rows.spread * columns.taps * lanes))
+                        for piece in pieces(columns.taps, room):
+                            _multiply_by_taps(code, r.sums, here, there, pixel, _with_taps(run.reads, piece))
+                    for t, value in enumerate(r.sums):
+                        code.store(value, code.step(target, (run.start + t, pixel)))
+    return code.done()
+
+
+def _multiply_by_taps(
+    code: Writer, sums: list[ir.Value], row: ir.Value, taps: ir.Value, pixel: int, reads: Reads
+) -> None:
+    """sums[t] += row[x] * taps[s] for all x that are read, each for its pairs (t, s). pixel: floats in one."""
+    used = {s for pairs in reads.values() for _, s in pairs}
+    factors = {s: code.load(code.step(taps, (s, code.lanes))) for s in sorted(used)}
+    for x, pairs in reads.items():
+        value = code.load(code.step(row, (x, pixel)))
+        for t, s in pairs:
+            sums[t] = code.fma(value, factors[s], sums[t])
+
+
+def kernel_gradient(machine: Machine, channels: int, rows: Axis, columns: Axis) -> ir.Module:
+    """result[r, s] += sum_byx other[b, y, x] * input[b, .., ..]: the right column of the text above.
+
+    And bias += sum_byx other. input [B, H, W, C], other, the output's gradient, [B, Y, X, C], result
+    [C / L, R, S, L], bias [C]. There are parts * C / L tasks; the result does not depend on the parts.
+    """
+    code = Writer("kernel_gradient", machine.lanes, NUMBERS, POINTERS)
+    lanes, pixel, row, output_row = code.lanes, channels, columns.inputs * channels, columns.outputs * channels
+    inside, (width, room) = code.table(rows_of_outputs(rows)), _registers(machine)
+    group = INT(math.ceil(PARTIAL_SUM / (rows.outputs * columns.outputs)))
+    with code.tasks("next", "tasks") as task:
+        block, part = code.split(task, code.argument("parts"))
+        source = code.step(code.argument("input"), (block, lanes))
+        gradient = code.step(code.argument("other"), (block, lanes))
+        result = code.step(code.argument("result"), (block, rows.taps * columns.taps * lanes))
+        batch, share = code.argument("batch"), _share(code, part, rows.taps)
+        with code.loop(0, code.split(code.at.add(batch, code.at.sub(group, INT(1))), group)[0]) as g:
+            start = code.at.mul(g.index, group)
+            stop = code.smaller(code.at.add(start, group), batch)
+            with code.loop(*share) as r:
+                first_output, count, first_row = inside(r.index)
+                for piece in pieces(columns.taps, room):
+                    with code.loop(start, stop, [code.zero] * len(piece)) as image:
+                        pixels = code.step(source, (image.index, rows.inputs * row), (first_row, row))
+                        weights = code.step(gradient, (image.index, rows.outputs * output_row))
+                        weights = code.step(weights, (first_output, output_row))
+                        with code.loop(0, count, image.sums) as y:
+                            here = code.step(pixels, (y.index, rows.stride * row))
+                            there = code.step(weights, (y.index, output_row))
+                            _multiply_by_gradient(code, y, here, there, pixel, tiles(columns, width), piece)
+                        image.sums = y.sums
+                    places = (code.step(result, (r.index, columns.taps * lanes), (s, lanes)) for s in piece)
+                    _add(code, places, image.sums)
+            # The bias is the first part's.
+            end = code.at.select(code.at.icmp_signed("==", part, INT(0)), stop, start)
+            with code.loop(start, end, [code.zero] * ADDERS) as image:
+                weights = code.step(gradient, (image.index, rows.outputs * output_row))
+                _sum_pixels(code, image, weights, pixel, rows.outputs * columns.outputs)
+            _add(code, [code.step(code.argument("bias"), (block, lanes))] * ADDERS, image.sums)
+    return code.done()
+
+
+def _multiply_by_gradient(
+    code: Writer, row: Loop, inputs: ir.Value, weights: ir.Value, pixel: int, runs: Sequence[Tiles], piece: range
+) -> None:
+    """sums[s] += inputs[x] * weights[t] along a row of pixels, for the taps s of a piece."""
+    for run in runs:
+        reads = _with_taps(run.reads, piece)
+        used = {t for pairs in reads.values() for t, _ in pairs}
+        with code.loop(0, run.repeats, row.sums) as n:
+            here = code.step(inputs, (n.index, run.shift * pixel))
+            there = code.step(weights, (n.index, run.width * pixel))
+            factors = {t: code.load(code.step(there, (run.start + t, pixel))) for t in sorted(used)}
+            for x, pairs in reads.items():
+                value = code.load(code.step(here, (x, pixel)))
+                for t, s in pairs:
+                    n.sums[s - piece.start] = code.fma(value, factors[t], n.sums[s - piece.start])
+        row.sums = n.sums
+
+
+def _sum_pixels(code: Writer, image: Loop, weights: ir.Value, pixel: int, count: int) -> None:
+    """Sum all pixels of an image, several in turn: an addition waits for the one before it."""
+    with code.loop(0, count // ADDERS, image.sums) as n:
+        for i in range(ADDERS):
+            place = code.step(weights, (n.index, ADDERS * pixel), (i, pixel))
+            n.sums[i] = code.add(n.sums[i], code.load(place))
+    image.sums = n.sums
+    for i in range(count % ADDERS):
+        image.sums[i] = code.add(image.sums[i], code.load(code.step(weights, (count - 1 - i, pixel))))
+
+
+def _add(code: Writer, places: Iterable[ir.Value], sums: Sequence[ir.Value]) -> None:
+    for place, value in zip(places, sums, strict=True):
+        code.store(code.add(code.load(place), value), place)
