@@ -19,7 +19,7 @@ from dcls.ops.case import Case
 NAME = "torch"
 
 # Bytes of a batch's gradient from which one call an image beats one call for the batch, whose tensors then leave the
-# cache: measured on shapes from 64 x 3 x 3 to 96 x 56 x 56, B from 4 to 128, kernels from 7 to 17, float32 and bfloat16.
+# cache. Measured on 64 x 3 x 3 to 96 x 56 x 56, B from 4 to 128, kernels from 7 to 17, in float32 and bfloat16.
 LARGE_BATCH = 900_000
 
 
