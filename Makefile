@@ -14,15 +14,15 @@ $(VENV)/bin/python:
 
 # One stamp per set of extras, so that a second `make` installs nothing.
 $(VENV)/.train: pyproject.toml | $(VENV)/bin/python
-	$(RUN) -m pip install --quiet --editable '.[train]'
+	$(RUN) -m pip install --quiet --editable '.[train,cpu]'
 	@touch $@
 
 $(VENV)/.test: pyproject.toml $(VENV)/.train
-	$(RUN) -m pip install --quiet --editable '.[train,test]'
+	$(RUN) -m pip install --quiet --editable '.[train,cpu,test]'
 	@touch $@
 
 $(VENV)/.lint: pyproject.toml $(VENV)/.test
-	$(RUN) -m pip install --quiet --editable '.[train,test,lint]'
+	$(RUN) -m pip install --quiet --editable '.[train,cpu,test,lint]'
 	@touch $@
 
 install: $(VENV)/.train  ## the framework and what training needs, into .venv

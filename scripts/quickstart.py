@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     surgeries, seeds = asked.surgery.split(","), asked.seeds.split(",")
     with ThreadPoolExecutor(asked.jobs) as pool:
         wanted = product(seeds, surgeries)
-        folders = list(pool.map(lambda pair: train(asked.root, *pair, asked.overrides), wanted))
+        folders = list(pool.map(lambda pair: train(asked.root, pair[0], pair[1], asked.overrides), wanted))
     runs = evaluated(folders, asked.root)
     count = len(surgeries)
     report({LABELS.get(each, each): runs[i::count] for i, each in enumerate(surgeries)}, asked.root)
