@@ -26,7 +26,7 @@ from torch import nn
 import models
 from dcls import composition, data
 from dcls.analysis import complexity
-from dcls.atomic import write_text
+from dcls.atomic import writable, write_text
 from dcls.config import EvalConfig
 from dcls.engine import checkpoints, evaluation, processes, resolved
 from dcls.engine.prepare import precision
@@ -53,9 +53,11 @@ def main(arguments: Sequence[str]) -> int:
     cfg, overrides = composition.compose("eval", arguments)
     config = composition.typed_eval(cfg, overrides)
     with processes.join(config.runtime.device, config.runtime.threads) as world:
+        folder = world.on_main(lambda: writable(folder_of(config), "run.dir"))
         rows = [evaluate(subject, config, world) for subject in subjects(config)]
         if world.is_main:
-            write(rows, folder_of(config))
+            show(rows)
+            write(rows, folder)
     return 0
 
 
@@ -79,7 +81,7 @@ def paths_of(config: EvalConfig) -> list[str]:
 def load(path: str, config: EvalConfig) -> Subject:
     saved = checkpoints.load(path)
     weights = models.weights_of(saved, config.weights)
-    if "format" in saved:
+    if {"format", "config", "class_names"} <= saved.keys():
         return of_a_run(path, saved, weights)
     if not config.model.name:
         raise ConfigError(f"checkpoint={path} holds weights alone: say of which network, with model.name=<timm name>")
@@ -115,7 +117,9 @@ def evaluate(subject: Subject, config: EvalConfig, world: processes.World) -> di
     labels = label_map(subject, source)
     cost = complexity.count(subject.model, (shown.channels, shown.eval_size, shown.eval_size))
     numeric = precision(world.device, amp=config.runtime.amp, channels_last=config.runtime.channels_last)
-    model = evaluation.fused(subject.model) if config.fuse else subject.model.eval()
+    model = (
+        evaluation.fused(subject.model, channels_last=numeric.channels_last) if config.fuse else subject.model.eval()
+    )
     model = model.to(world.device)
     if numeric.channels_last:
         model = model.to(memory_format=torch.channels_last)
@@ -167,11 +171,7 @@ def folder_of(config: EvalConfig) -> Path:
 COLUMNS = ("checkpoint", "top1", "top5", "loss", "params", "flops", "img_per_s", "images")
 
 
-def write(rows: list[dict[str, Any]], folder: Path) -> None:
-    write_text(
-        folder / "eval.json", json.dumps([{name: row[name] for name in COLUMNS} for row in rows], indent=2) + "\n"
-    )
-    write_text(folder / "eval.csv", as_csv(rows))
+def show(rows: list[dict[str, Any]]) -> None:
     table = Table(title="evaluation", title_justify="left")
     for name in ("checkpoint", "top-1 %", "top-5 %", "loss", "params", "FLOPs", "img/s", "images"):
         table.add_column(name, justify="left" if name == "checkpoint" else "right", overflow="fold")
@@ -179,9 +179,14 @@ def write(rows: list[dict[str, Any]], folder: Path) -> None:
         accuracy = f"{row['top1']:.2f}", f"{row['top5']:.2f}", f"{row['loss']:.4f}"
         cost = f"{row['params']:,}", resolved.flops_text(row["flops"]), f"{row['img_per_s']:,.0f}", f"{row['images']:,}"
         table.add_row("/".join(Path(row["checkpoint"]).parts[-3:]), *accuracy, *cost)
-    console = Console()
-    console.print(table)
-    console.print(f"wrote {folder / 'eval.json'} and eval.csv", markup=False, highlight=False)
+    Console().print(table)
+
+
+def write(rows: list[dict[str, Any]], folder: Path) -> None:
+    short = [{name: row[name] for name in COLUMNS} for row in rows]
+    write_text(folder / "eval.json", json.dumps(short, indent=2) + "\n")
+    write_text(folder / "eval.csv", as_csv(rows))
+    print(f"wrote {folder / 'eval.json'} and eval.csv")
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:

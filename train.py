@@ -22,7 +22,7 @@ from torch import nn
 import models
 from dcls import composition, data, layers
 from dcls.analysis import complexity, positions
-from dcls.atomic import write_text
+from dcls.atomic import writable, write_text
 from dcls.config import Config, DataConfig, DclsSurgery, SurgeryConfig
 from dcls.engine import checkpoints, mirrors, objective, optim, processes, profiling, resolved, summary
 from dcls.engine.ema import Ema
@@ -69,17 +69,17 @@ def train(config: Config, folder: RunFolder, world: processes.World) -> int:
     state = build_state(step, schedule, identity)
     folder.restore(state, differing=composition.differing, extend=config.run.extend)
 
-    console = Console(quiet=not world.is_main)
+    console = Console(quiet=not world.is_main, force_terminal=True if config.logger.progress == "bar" else None)
     resolved.show(run, report.lines(), console)
     where = f"continuing {folder.saved.name} in" if folder.saved else "starting in"
     console.print(f"{where} {folder.path}", markup=False, highlight=False)
     with ExitStack() as stack:
         record = stack.enter_context(open_record(config, folder.path, state)) if world.is_main else None
-        bar = stack.enter_context(
-            Bar(config.logger.progress, schedule.epochs, schedule.steps_per_epoch, state.step, console)
-        )
+        kind = config.logger.progress if world.is_main else "off"
+        bar = stack.enter_context(Bar(kind, schedule.epochs, schedule.steps_per_epoch, state.step, console))
         stop = stack.enter_context(processes.StopRequest(world))
-        profiler = stack.enter_context(profiling.window(folder.path, enabled=config.profile and world.is_main))
+        wanted = config.profile and world.is_main
+        profiler = stack.enter_context(profiling.window(folder.path, enabled=wanted, debug=config.debug))
         telling = RunReport(folder.path, state, bar, record)
         autosave = Autosave(folder.checkpoints, state, stop, main=world.is_main, minutes=config.run.save_minutes)
         limit = DEBUG_BATCHES if config.debug else None
@@ -110,6 +110,8 @@ def build_model(config: Config, classes: int | None, *, begins: bool) -> tuple[n
     """The network with its surgery done, and what that changed; with its starting weights where the run `begins`."""
     if classes is None:
         raise ConfigError("data.classes=null: a dry run does not open the data, so give the number of classes")
+    if own := {"num_classes", "in_chans", "drop_path_rate", "pretrained"} & config.model.args.keys():
+        raise ConfigError(f"model.args={config.model.args}: {min(own)} has an option of its own; use that")
     seed_all(key(config.seed, "init"))
     model = models.create(
         config.model.name,
@@ -217,26 +219,28 @@ def build_step(config: Config, model: nn.Module, schedule: Plan, world: processe
 def build_loaders(
     config: Config, train_data: data.Source, val_data: data.Source, schedule: Plan, world: processes.World
 ) -> tuple[data.TrainLoader, data.EvalLoader]:
-    recipe = config.recipe
-    augmentation = ("scale", "ratio", "hflip", "auto_augment", "color_jitter", "erasing", "erasing_mode")
-    transform = data.train_transform(
-        interpolation=recipe.train_interpolation,
-        **pick(config.data, "image_size", "channels", "mean", "std"),
-        **pick(recipe, *augmentation),
-    )
     train_loader = data.TrainLoader(
         train_data,
-        transform,
+        train_transform(config),
         seed=config.seed,
         global_batch=schedule.slots.global_batch,
         slot=schedule.slots.size,
         my_slots=schedule.slots.mine,
-        repeats=recipe.repeats,
+        repeats=config.recipe.repeats,
         workers=config.data.workers,
         pin_memory=world.device.type == "cuda",
     )
     # Without gradients a batch of four slots takes less memory than a training slot.
     return train_loader, build_eval_loader(config.data, val_data, world, batch=4 * schedule.slots.size)
+
+
+def train_transform(config: Config) -> data.Transform:
+    augmentation = ("scale", "ratio", "hflip", "auto_augment", "color_jitter", "erasing", "erasing_mode")
+    return data.train_transform(
+        interpolation=config.recipe.train_interpolation,
+        **pick(config.data, "image_size", "channels", "mean", "std"),
+        **pick(config.recipe, *augmentation),
+    )
 
 
 def build_eval_loader(
@@ -297,7 +301,10 @@ def dry_run(config: Config, folder: Path, world: processes.World) -> int:
     schedule = build_plan(config, config.data.train_images, world)
     images = {"train": config.data.train_images, "val": config.data.val_images}
     run = describe(config, model, report, schedule, images)
+    build_step(config, model, schedule, world, config.data.classes or 0)
+    train_transform(config)
     if world.is_main:
+        writable(folder, "run.dir")
         resolved.show(run, report.lines(), Console())
         write_text(folder / "dry_run.json", json.dumps(run | {"config": asdict(config)}, indent=2) + "\n")
         print(f"wrote {folder / 'dry_run.json'}")

@@ -1,10 +1,13 @@
 """Files that are whole or absent: written beside their name, flushed to the disk, then renamed over it."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from dcls.errors import ConfigError
 
 
 @contextmanager
@@ -24,6 +27,17 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         beside.replace(target)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def writable(folder: str | os.PathLike[str], option: str) -> Path:
+    """The folder, made if missing. Raises ConfigError naming `option` where nothing can be written there."""
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except OSError as error:
+        raise ConfigError(f"{option}={folder}: cannot be written ({error.strerror}); choose another") from error
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -164,6 +164,14 @@ def test_a_run_is_extended_on_purpose(image_tree, tmp_path):
     assert [row["epoch"] for row in rows_of(tmp_path)] == [1, 2, 3]
 
 
+def test_a_run_that_diverges_keeps_its_last_finite_checkpoint(image_tree, tmp_path):
+    wild = options(image_tree, tmp_path, "recipe.lr=1e30", "run.save_minutes=0.00001")
+    with pytest.raises(FloatingPointError, match=r"lower recipe.lr"):
+        run(wild)
+    saved = load(tmp_path / "checkpoints" / "last.pt")
+    assert np.isfinite(saved["running"]["loss_sum"])
+
+
 def test_a_torn_checkpoint_costs_one_checkpoint(image_tree, tmp_path, monkeypatch, finished):
     stop_at(monkeypatch, 6)
     assert run(options(image_tree, tmp_path)) == train.STOPPED
@@ -251,6 +259,7 @@ def test_debug_runs_a_little_of_everything(image_tree, tmp_path):
     assert run(options(image_tree, tmp_path, "debug=true", "profile=true", "logger.tensorboard=true")) == 0
     assert [(row["epoch"], row["step"]) for row in rows_of(tmp_path)] == [(1, 2), (2, 4)]
     assert list((tmp_path / "tensorboard").iterdir())
+    assert "aten::" in (tmp_path / "profile.txt").read_text()
     assert (tmp_path / "positions.png").exists()
 
 
@@ -289,6 +298,13 @@ def test_a_batch_normalised_network_trains_plain_dilated_and_learned(image_tree,
         (["model.init_from=/nowhere.pt"], "model.init_from=/nowhere.pt"),
         (["runtime.device=tpu"], "runtime.device=tpu"),
         (["recipe.optimizer=adamx"], "recipe.optimizer=adamx"),
+        (
+            ["recipe.optimizer=adamx", "dry_run=true", "data.classes=4", "data.train_images=64"],
+            "recipe.optimizer=adamx",
+        ),
+        (["recipe.opt_args={eps: -1}"], "recipe.opt_args"),
+        (["model.args={num_classes: 5}"], "num_classes has an option of its own"),
+        (["run.dir=/dev/null/run"], "run.dir=/dev/null/run: cannot be written"),
     ],
 )
 def test_bad_input_is_one_line(image_tree, tmp_path, capsys, arguments, expected):

@@ -44,16 +44,23 @@ class Checkpoints:
         if best:
             self._link("best.pt", path)
         _sync_folder(self.folder)
-        self._prune()
+        self._prune(step)
         return path
 
     def newest(self) -> Path | None:
-        """The newest checkpoint whose digest is right. A torn one is named in the log and left in place."""
+        """The newest checkpoint whose digest is right, None where there is none. A torn one is named in the log.
+
+        Raises CheckpointError where all are torn: to begin anew would overwrite the run's record.
+        """
         for path in self._by_age():
             if intact(path):
                 return path
             log.warning(
                 "checkpoint %s is torn (its content does not match the digest in its name); trying the one before", path
+            )
+        if self._files():
+            raise CheckpointError(
+                f"run.dir={self.folder.parent}: every checkpoint there is torn; choose another run.dir"
             )
         return None
 
@@ -75,11 +82,11 @@ class Checkpoints:
         draft.symlink_to(target.name)
         os.replace(draft, self.folder / name)
 
-    def _prune(self) -> None:
+    def _prune(self, step: int) -> None:
+        """Files of later steps are torn ones, which this run began before: they must not take the place of new ones."""
         best = self.folder / "best.pt"
-        kept = {path.name for path in self._by_age()[: self.keep]} | (
-            {best.readlink().name} if best.is_symlink() else set()
-        )
+        reached = [path for path in self._by_age() if int(path.name.split(".")[0].removeprefix("step-")) <= step]
+        kept = {path.name for path in reached[: self.keep]} | ({best.readlink().name} if best.is_symlink() else set())
         for path in [*self._files(), *self.folder.glob(f"*{UNFINISHED}")]:
             if path.name not in kept:
                 path.unlink(missing_ok=True)
@@ -108,7 +115,7 @@ def load(path: Path | str, option: str = "checkpoint") -> dict[str, Any]:
         )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{option}={path} is not a checkpoint that torch can open safely: {reason}") from error
     if not isinstance(state, dict):

@@ -1,16 +1,21 @@
 """The folder of a run: claimed while it runs, and continued when the same run is started in it again."""
 
+import errno
 import fcntl
+import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from dcls.atomic import writable
 from dcls.engine.checkpoints import Checkpoints, load
 from dcls.engine.processes import World
 from dcls.engine.state import TrainState
 from dcls.errors import CheckpointError, ConfigError
+
+log = logging.getLogger(__name__)
 
 
 class RunFolder:
@@ -37,15 +42,14 @@ class RunFolder:
             os.close(self._lock)
 
     def _claim(self) -> Path | None:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
-        except OSError as error:
-            raise ConfigError(f"run.dir={self.path}: cannot be written ({error.strerror}); choose another") from error
+        self._lock = os.open(writable(self.path, "run.dir") / ".lock", os.O_RDWR | os.O_CREAT)
         try:
             # Unlike flock, a lock of this kind is not inherited by the loader's workers, which may outlive us a moment.
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                log.warning("run.dir=%s cannot be locked (%s): start no second run there", self.path, error.strerror)
+                return self.checkpoints.newest()
             raise ConfigError(
                 f"run.dir={self.path}: another process is running there; wait or choose another"
             ) from error
@@ -69,6 +73,10 @@ class RunFolder:
         saved = load(self.saved, "run.dir")
         self._require_same(saved, state, differing(saved.get("config", {}), state.identity["config"]), extend)
         state.load_state_dict(saved)
+        if len(state.history) > state.epochs:
+            raise CheckpointError(
+                f"recipe.epochs={state.epochs}: the run in run.dir={self.path} has done {len(state.history)} already"
+            )
 
     def _require_same(self, saved: Mapping[str, Any], state: TrainState, options: list[str], extend: bool) -> None:
         longer = options == ["recipe.epochs"]

@@ -32,6 +32,7 @@ class Autosave:
 
     def save(self, *, best: bool = False) -> None:
         if self.main:
+            require_finite(float(self.state.loss_sum), self.state.step)
             self.checkpoints.save(self.state.state_dict(), self.state.step, best=best)
         self._last = time.monotonic()
 
@@ -58,6 +59,7 @@ def fit(
     """Train every epoch that `state` has no row of. `on_epoch` gets each row, in every process, before it is saved."""
     for epoch in state.epochs_left():
         train_epoch(step, train, state, autosave, bar, epoch=epoch, profiler=profiler)
+        autosave.save()  # an evaluation may take longer than a scheduler waits
         row = epoch_row(step, state, val, epoch=epoch, eval_limit=eval_limit)
         improved = state.finish_epoch(row)
         on_epoch(row)
@@ -91,7 +93,7 @@ def train_epoch(
         if bar.due():
             bar.update(**_now(step, clock, epoch, state.step, loss))
         autosave.after_step()
-    _require_finite(float(state.loss_sum), state.step)
+    require_finite(float(state.loss_sum), state.step)
 
 
 def epoch_row(
@@ -135,7 +137,7 @@ def _network_rate(rates: dict[str, float]) -> float:
 def _now(step: Step, clock: "EpochClock", epoch: int, number: int, loss: torch.Tensor) -> dict[str, Any]:
     """What the bar shows. Reading the loss waits for the device, so only when the bar is drawn."""
     value = float(loss)
-    _require_finite(value, number)
+    require_finite(value, number)
     rates = learning_rates(step.optimizer)
     return {
         "step": number,
@@ -148,11 +150,11 @@ def _now(step: Step, clock: "EpochClock", epoch: int, number: int, loss: torch.T
     }
 
 
-def _require_finite(loss: float, step: int) -> None:
+def require_finite(loss: float, step: int) -> None:
     if loss != loss or loss in (float("inf"), float("-inf")):
         raise FloatingPointError(
             f"the training loss is {loss} at step {step}: lower recipe.lr or set recipe.clip_grad; "
-            "the checkpoint before it is intact"
+            "the checkpoints are from before"
         )
 
 

@@ -36,7 +36,7 @@ class Objective:
 
     def prepare(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mixed images and soft targets. Draws from numpy's generator, which the step seeds before each slot."""
-        if self.mixes and self._can_mix:
+        if self.mixes:
             return self.mix(images, labels)
         return images, mixup_target(labels, self.mix.num_classes, 1.0, self.mix.label_smoothing)
 
@@ -66,4 +66,6 @@ def build(
         label_smoothing=smoothing,
         num_classes=classes,
     )
-    return Objective(mix, LOSSES[loss](bce_threshold), mixup_off_epoch)
+    objective = Objective(mix, LOSSES[loss](bce_threshold), mixup_off_epoch)
+    objective.set_epoch(0)
+    return objective

@@ -69,7 +69,7 @@ def build_optimizer(
         raise ConfigError(f"recipe.optimizer={name}: timm has no such optimizer; it has {', '.join(known[:12])}, ...")
     try:
         return timm.optim.create_optimizer_v2(list(groups), opt=name, lr=lr, weight_decay=0.0, **(arguments or {}))
-    except TypeError as error:
+    except (TypeError, ValueError, AssertionError, ImportError, RuntimeError) as error:
         raise ConfigError(
             f"recipe.opt_args={dict(arguments or {})} does not fit recipe.optimizer={name}: {error}"
         ) from error

@@ -54,15 +54,6 @@ class World:
             raise box[1]
         return box[0]  # type: ignore[return-value]  # what rank 0's `work` returned, pickled
 
-    def barrier(self) -> None:
-        if self.size > 1:
-            self.sum(torch.zeros(1))
-
-
-def rank_of_environment() -> int:
-    """The rank torchrun gave this process; 0 without torchrun. Known before any group exists."""
-    return int(os.environ.get("RANK", 0))
-
 
 @contextmanager
 def join(device: str = "auto", threads: int | None = None) -> Iterator[World]:
@@ -80,10 +71,9 @@ def join(device: str = "auto", threads: int | None = None) -> Iterator[World]:
         return
     # CPU tensors always travel by gloo, so that flags and file names never wait for the GPU's queue.
     dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
-    try:
-        yield World(dist.get_rank(), size, chosen)
-    finally:
-        dist.destroy_process_group()
+    yield World(dist.get_rank(), size, chosen)
+    # Only after a good end: with peers waiting in a collective, closing nccl would wait for them instead of failing.
+    dist.destroy_process_group()
 
 
 def _device(device: str) -> torch.device:
@@ -95,6 +85,10 @@ def _device(device: str) -> torch.device:
     if device == "cpu" or not available:
         return torch.device("cpu")
     local = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    if local.index >= torch.cuda.device_count():
+        raise ConfigError(
+            f"--nproc_per_node: this machine has {torch.cuda.device_count()} GPUs; start as many processes"
+        )
     torch.cuda.set_device(local)
     return local
 
@@ -135,18 +129,13 @@ class StopRequest:
         """Whether everybody stops here. Call it once a step, in every process."""
         if self._world.size == 1:
             return self._asked_at is not None
-        decided = self.settle()
+        decided = False
+        if self._pending is not None:
+            earlier, asked = self._pending
+            earlier.wait()
+            decided = bool(asked.item())
         flag = torch.tensor([float(self._asked_at is not None)])
         work = dist.all_reduce(flag, async_op=True)
         assert work is not None
         self._pending = (work, flag)
         return decided
-
-    def settle(self) -> bool:
-        """Finish the exchange under way, if any, and say what it decided."""
-        if self._pending is None:
-            return False
-        work, flag = self._pending
-        self._pending = None
-        work.wait()
-        return bool(flag.item())

@@ -47,10 +47,6 @@ class TrainState:
         while len(self.history) < self.epochs:
             yield len(self.history)
 
-    @property
-    def finished(self) -> bool:
-        return len(self.history) >= self.epochs
-
     def finish_epoch(self, row: dict[str, Any]) -> bool:
         """Append the epoch's row; True when it is the best so far (by the averaged model's top-1 where there is
         one).

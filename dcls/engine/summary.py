@@ -9,6 +9,7 @@ from typing import Any
 import timm
 import torch
 
+from dcls import ops
 from dcls.engine.processes import World
 
 
@@ -31,6 +32,7 @@ def summarise(
         "steps": row["step"],
         "run": dict(resolved),
         "machine": machine(world),
+        "conv_backends": {str(shape): name for shape, name in ops.picked().items()},
         "config": dict(config),
     }
 

@@ -47,6 +47,18 @@ def test_one_flipped_bit_is_found_and_the_one_before_is_used(tmp_path, caplog):
     assert "step-2" in caplog.text
 
 
+def test_torn_files_of_later_steps_do_not_take_the_place_of_new_ones(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (90, 100):
+        path = checkpoints.save(state(step), step)
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=r"run.dir=.*every checkpoint there is torn"):
+        checkpoints.newest()
+    saved = checkpoints.save(state(10), 10)
+    assert saved.exists()
+    assert checkpoints.newest() == saved
+
+
 def test_absent_foreign_and_unsafe_files_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"model.init_from=.*nowhere.pt: there is no such file"):
         load(tmp_path / "nowhere.pt", "model.init_from")
