@@ -15,6 +15,8 @@ OURS = ("dcls", "models", "scripts", "train", "eval")
 
 # What people put into their own projects, and all of ours that it may use.
 LIBRARY = ("dcls", "dcls.errors", "dcls.layers", "dcls.ops", "dcls.surgery")
+# Loaded by dcls.ops.cpu alone, and only where llvmlite is installed.
+GENERATORS = ("dcls.ops.llvm", "dcls.ops.vector_code")
 CONFIGURATION = (
     "dcls.composition",
     "dcls.config",
@@ -36,6 +38,8 @@ def within(module: str, rooms: tuple[str, ...]) -> bool:
 def forbidden(importer: str, imported: str) -> str | None:
     """Why `importer` may not import `imported`, or None."""
     top = imported.partition(".")[0]
+    if top == "llvmlite" and importer in GENERATORS:
+        return None
     if within(importer, LIBRARY) and top not in (*sys.stdlib_module_names, "torch") and not within(imported, LIBRARY):
         return "layers, ops and surgery need torch alone"
     if importer.startswith("dcls") and top in ("models", *ENTRIES):
@@ -117,7 +121,8 @@ class Refuse:
     }
 
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] not in self.allowed:
+        # sysconfig, which triton asks, keeps its data in a module of the machine's own name.
+        if name.partition(".")[0] not in self.allowed and not name.startswith("_sysconfigdata"):
             raise ModuleNotFoundError(f"{name} is absent", name=name)
 
 sys.meta_path.insert(0, Refuse())

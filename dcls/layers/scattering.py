@@ -34,7 +34,8 @@ class Scattered(torch.autograd.Function):
         taps, places = weight.flatten(1, -2), positions.flatten(2, -2)
         axes = [ends(place, size) for place, size in zip(places, sizes, strict=True)]
         where = corner_cells(axes, sizes)
-        kernel = torch.empty(*weight.shape[:-1], *sizes, dtype=weight.dtype, memory_format=memory_format)
+        shape = (*weight.shape[:-1], *sizes)
+        kernel = torch.empty(shape, dtype=weight.dtype, device=weight.device, memory_format=memory_format)
         _rows(kernel, taps).zero_().scatter_add_(-1, where, corner_values(taps, axes))
         ctx.save_for_backward(weight, positions, where, *(each for pair in axes for end in pair for each in end[1:]))
         ctx.sizes = sizes
@@ -88,7 +89,7 @@ def corner_values(taps: Tensor, axes: Sequence[tuple[End, End]]) -> Tensor:
 
 def pulled_back(taps: Tensor, corners: Sequence[Tensor], axes: Sequence[tuple[End, End]]) -> tuple[Tensor, Tensor]:
     """The gradients of weights [O, M, K] and positions [N, O, M, K], from that of every corner's cell."""
-    along_positions = torch.empty(len(axes), *taps.shape, dtype=taps.dtype)
+    along_positions = taps.new_empty((len(axes), *taps.shape))
     for axis, (first, second) in enumerate(axes):
         others = [*axes[:axis], *axes[axis + 1 :]]
         bit = len(axes) - 1 - axis
