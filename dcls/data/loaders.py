@@ -11,6 +11,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -178,7 +179,9 @@ class _Workers:
     def __iter__(self) -> Iterator[Batch]:
         if self._loader is None:
             self._loader = self._start()
-        for batch in self._loader:
+        with _signals_held():
+            batches = iter(self._loader)
+        for batch in batches:
             if isinstance(batch, str):
                 raise ImageError(batch)
             yield batch
@@ -201,6 +204,19 @@ class _Workers:
         )
 
 
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Workers forked in here are deaf from birth to a scheduler and to Ctrl-C; the caller hears them afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _as_it_is(batch: Any) -> Any:
     return batch
 
@@ -212,8 +228,9 @@ def _start_worker(worker: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_when_the_parent_says_so, daemon=True).start()
+    elif hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     # Some of ImageNet's files have a broken EXIF block beside a good image.
     warnings.filterwarnings("ignore", message=".*EXIF data", category=UserWarning)
 
