@@ -1,0 +1,95 @@
+"""The whole layer, kernel and convolution, forward and backward: the reference layer, and what the layer replaces."""
+
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.contest import OURS, Contest
+from benchmarks.peers import reference_layer
+from benchmarks.setting import Setting
+from dcls import Dcls2d
+from dcls.layers import to_reference
+from dcls.layers.reference_layout import reference_axes
+
+BENCH = "layer"
+VERSIONS = ("v0", "gauss")
+TAPS = {"v0": 34, "gauss": 26}
+# Channels and pixels of ConvNeXt-T's four stages at 224 pixels, and of the quickstart's three.
+STAGES = ((96, 56), (192, 28), (384, 14), (768, 7))
+TINY = ((8, 6), (16, 3))
+
+
+def contests(setting: Setting) -> Iterator[Contest]:
+    for version in VERSIONS:
+        for channels, pixels in TINY if setting.tiny else STAGES:
+            case = f"{version}, {channels}x{pixels}x{pixels}, 17x17, N={setting.batch}"
+            if setting.wants(case):
+                yield contest(case, version, channels, pixels, setting)
+
+
+def contest(case: str, version: str, channels: int, pixels: int, setting: Setting) -> Contest:
+    torch.manual_seed(0)
+    taps, size = (3, 5) if setting.tiny else (TAPS[version], 17)
+    ours = Dcls2d(channels, channels, taps, 1, size // 2, size, channels, False, version=version)
+    ours = ours.to(setting.device)
+    x, cotangent = (
+        torch.randn(setting.batch, channels, pixels, pixels, device=setting.device).to(
+            memory_format=torch.channels_last
+        )
+        for _ in range(2)
+    )
+    candidates: dict[str, Callable[[], Sequence[Tensor]]] = {OURS: step(ours, x, cotangent)}
+    if setting.reference:
+        candidates["DCLS 0.1.1"] = reference_step(ours, x, cotangent)
+    plain = nn.Conv2d(channels, channels, 7, padding=3, groups=channels, bias=False).to(setting.device)
+    replaced = step(plain, x, cotangent)
+
+    def without_results() -> Sequence[Tensor]:
+        replaced()
+        return []
+
+    candidates["nn.Conv2d 7x7"] = without_results
+    group = f"{version}, the four stages together"
+    return Contest(BENCH, case, candidates, truth(ours, x, cotangent), tolerance=5e-5, group=group)
+
+
+def step(layer: nn.Module, x: Tensor, cotangent: Tensor) -> Callable[[], Sequence[Tensor]]:
+    """The output and the gradients of the input and every parameter."""
+    leaves = [x.detach().requires_grad_(), *layer.parameters()]
+
+    def run() -> Sequence[Tensor]:
+        output = layer(leaves[0])
+        return [output.detach(), *torch.autograd.grad(output, leaves, cotangent)]
+
+    return run
+
+
+def truth(layer: Dcls2d, x: Tensor, cotangent: Tensor) -> Callable[[], Sequence[Tensor]]:
+    """The same in float64, which runs torch's own convolution."""
+    return step(deepcopy(layer).double(), x.double(), cotangent.double())
+
+
+def reference_step(ours: Dcls2d, x: Tensor, cotangent: Tensor) -> Callable[[], Sequence[Tensor]]:
+    """`step` of the reference layer with the same parameters, its results in our layout."""
+    size = ours.dilated_kernel_size
+    layer = reference_layer(
+        ours.in_channels, ours.out_channels, ours.kernel_count, size[0], ours.version, padding=size[0] // 2,
+        groups=ours.groups,
+    ).to(x.device)  # fmt: skip
+    placed = to_reference(ours.P, ours.SIG, version=ours.version, dilated_kernel_size=size)
+    leaves = [layer.weight, layer.P, layer.SIG][: 2 if ours.SIG is None else 3]
+    with torch.no_grad():
+        for leaf, value in zip(leaves, (ours.weight, *placed), strict=False):
+            leaf.copy_(value)
+    axes = reference_axes(ours.version, 2)
+    order = [axes.index(axis) for axis in range(2)]
+    inputs = [x.detach().requires_grad_(), *leaves]
+
+    def run() -> Sequence[Tensor]:
+        output = layer(inputs[0])
+        along_x, along_weight, *others = torch.autograd.grad(output, inputs, cotangent)
+        return [output.detach(), along_x, along_weight, *(each[order] for each in others)]
+
+    return run

@@ -1,0 +1,53 @@
+"""Peak memory of one candidate, above what its inputs take: each in a process of its own, where nothing is reused.
+
+On Linux the process's high-water mark of resident memory is reset before the measured call; on CUDA the allocator's is.
+"""
+
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from benchmarks.contest import OURS, Contest, Row, row
+
+SCRIPT = Path(__file__).resolve().parents[1] / "benchmark.py"
+CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+REPEATS = 3
+
+
+def compared(contest: Contest, command: Iterable[str]) -> list[Row]:
+    """A row a peer. command: the options of this run, for the processes that measure. Empty where none can measure."""
+    if not CLEAR.exists() and not torch.cuda.is_available():
+        return []
+    names = list(contest.candidates)
+    peaks = {name: [_process(contest.case, name, command) for _ in range(REPEATS)] for name in names}
+    return [row(contest.bench, contest.case, name, peaks[OURS], peaks[name], "mib") for name in names if name != OURS]
+
+
+def peak(contests: Iterable[Contest], tiny: Iterable[Contest], case: str, candidate: str) -> float:
+    """MiB that one call of the candidate adds in this process. tiny: contests to call first, which load its code."""
+    for contest in tiny:
+        contest.candidates[candidate]()
+    run = next(contest for contest in contests if contest.case == case).candidates[candidate]
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated() / 2**20
+        run()
+        return torch.cuda.max_memory_allocated() / 2**20 - before
+    CLEAR.write_text("5")
+    before = _status("VmRSS")
+    run()
+    return _status("VmHWM") - before
+
+
+def _status(name: str) -> float:
+    """A figure of /proc/self/status, in MiB."""
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) / 1024
+
+
+def _process(case: str, candidate: str, command: Iterable[str]) -> float:
+    arguments = [sys.executable, str(SCRIPT), *command, "--peak", case, candidate]
+    return float(subprocess.run(arguments, capture_output=True, text=True, check=True).stdout)

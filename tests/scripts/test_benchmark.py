@@ -1,0 +1,73 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from scripts import benchmark
+
+
+def tiny(*arguments):
+    return benchmark.main([*arguments, "--tiny", "--seconds", "0.01", "--threads", "1"])
+
+
+@pytest.mark.parametrize("bench", benchmark.BENCHES)
+def test_every_benchmark_reports_each_peer_in_three_files(bench, tmp_path, capsys, monkeypatch):
+    # The processes of the memory rows have a test of their own.
+    monkeypatch.setattr(benchmark.memory, "compared", lambda contest, command: [])
+    assert tiny(bench, "--out", str(tmp_path)) == 0
+    rows = json.loads((tmp_path / f"{bench}.json").read_text())
+    assert {row["bench"] for row in rows} == {bench}
+    assert all({"case", "peer", "ours_ms", "peer_ms", "ratio", "ratio_q1", "ratio_q3"} <= set(row) for row in rows)
+    assert all(row["ratio_q1"] <= row["ratio"] <= row["ratio_q3"] for row in rows)
+    table = (tmp_path / f"{bench}.md").read_text()
+    assert all(f"| {row['case']} | {row['peer']} |" in table for row in rows)
+    for text in ("1 threads", f"torch {torch.__version__.partition('+')[0]}", "revision"):
+        assert text in table
+    assert (tmp_path / f"{bench}.png").stat().st_size > 10_000
+    assert rows[0]["peer"] in capsys.readouterr().out
+
+
+def test_a_wrong_result_is_not_reported(tmp_path, capsys, monkeypatch):
+    right = benchmark.construct.construct
+    monkeypatch.setattr(benchmark.construct, "construct", lambda *arguments: right(*arguments) * 1.001)
+    assert tiny("construct", "--out", str(tmp_path)) == 1
+    assert "result 0 of ours is off by 1.0e-03" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_result_that_is_no_number_is_wrong(capsys, monkeypatch):
+    right = benchmark.construct.construct
+    monkeypatch.setattr(benchmark.construct, "construct", lambda *arguments: right(*arguments) * torch.nan)
+    assert tiny("construct") == 1
+    assert "off by nan" in capsys.readouterr().err
+
+
+def test_a_text_that_no_case_holds_is_told(capsys):
+    assert tiny("construct", "--only", "v7") == 2
+    assert "--only 'v7'" in capsys.readouterr().err
+
+
+def test_groups_are_summed_round_by_round():
+    parts = [{"ours": [1.0, 2.0], "peer": [2.0, 2.0]}, {"ours": [1.0, 2.0, 9.0], "peer": [4.0, 6.0, 9.0]}]
+    (row,) = benchmark.against_peers("layer", "together", benchmark.summed(parts))
+    assert (row.ours, row.theirs, row.ratio) == (3.0, 7.0, 2.5)
+
+
+@pytest.mark.skipif(not benchmark.memory.CLEAR.exists(), reason="peak memory is read from Linux's /proc")
+def test_peak_memory_is_the_candidates_own(monkeypatch):
+    """40 MiB that are made and dropped count, and so they are ours; measured in this process."""
+    from benchmarks.contest import Contest  # benchmark.py has put its folder on the path
+
+    wasteful = {"ours": lambda: [torch.ones(10 * 2**20).sum()], "peer": lambda: [torch.ones(10).sum()]}
+    contests = [Contest("memory", "waste", wasteful, list)]
+    assert 38 < benchmark.memory.peak(contests, [], "waste", "ours") < 48
+    assert benchmark.memory.peak(contests, [], "waste", "peer") < 5
+
+
+def test_it_runs_from_anywhere():
+    script = benchmark.SCRIPTS / "benchmark.py"
+    done = subprocess.run([sys.executable, script, "--help"], cwd="/", capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "--seconds" in done.stdout
