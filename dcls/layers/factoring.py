@@ -51,7 +51,7 @@ class Factored(torch.autograd.Function):
                 axis_factor(place[axes], None if sigma is None else sigma[axes], size, interpolation)
                 for axes, size in grouped(sizes)
             ]
-            sums = torch.cat([group.sum(-2) for group in groups]) if interpolation.normalised else None
+            sums = joined([group.sum(-2) for group in groups]) if interpolation.normalised else None
             share = taps if sums is None else taps / norm(sums)
             contract(share, by_axis(groups), rows[block], few(weight))
             kept += [sums, *groups]
@@ -66,14 +66,19 @@ class Factored(torch.autograd.Function):
         if torch.is_grad_enabled():
             return *twice_differentiable(gradient, weight, positions, sigmas, *options), None, None, None
         inputs, rows = flattened(weight, positions, sigmas), in_rows(gradient, ctx.sizes)
-        results = [torch.empty(each.shape, dtype=each.dtype, device=each.device) for each in inputs if each is not None]
-        count = 1 + len(grouped(ctx.sizes))
-        for i, block in enumerate(blocks(inputs[0])):
-            parts = [arranged(each, block) for each in inputs]
-            found = pulled_back(rows[block], parts, kept[i * count : (i + 1) * count], *options, few(weight))
-            for result, part in zip(results, found, strict=True):
-                put_back(part, result[:, block])
-        along = [result.view(each.shape) for result, each in zip(results, (weight, positions, sigmas), strict=False)]
+        each = 1 + len(grouped(ctx.sizes))
+        found = [
+            pulled_back(
+                rows[block],
+                [arranged(one, block) for one in inputs],
+                kept[i * each : (i + 1) * each],
+                *options,
+                few(weight),
+            )
+            for i, block in enumerate(blocks(inputs[0]))
+        ]
+        columns = [joined([part.mT if few(weight) else part for part in parts], 1) for parts in zip(*found)]
+        along = [column.reshape(one.shape) for column, one in zip(columns, (weight, positions, sigmas))]
         return *along, *[None] * (6 - len(along))
 
 
@@ -110,9 +115,9 @@ def arranged(tensor: Tensor | None, block: slice) -> Any:
     return part.mT.contiguous() if few(tensor) else part
 
 
-def put_back(part: Tensor, target: Tensor) -> None:
-    """Write [n, T] to the target [n, o, M, K]."""
-    target.copy_((part.mT if few(target) else part).unflatten(1, target.shape[1:3]))
+def joined(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """torch.cat, without a copy of a single part."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
 
 
 def grouped(sizes: Sequence[int]) -> list[tuple[slice, int]]:
@@ -146,23 +151,25 @@ def contract(share: Tensor, factors: Sequence[Tensor], rows: Tensor, thin: bool)
 
 
 def pull(rows: Tensor, factors: Sequence[Tensor], along: Sequence[Tensor], thin: bool) -> None:
-    """Write the gradients of the factors, as if every share were 1, to `along`; rows [o, M, H, W] is the kernel's."""
+    """Write to `along` what the factors' gradients are where every share is 1; rows [o, M, H, W] is the kernel's."""
     *outer, last = factors
-    if not thin:
-        gradient = rows.flatten(0, 1)
-        torch.bmm(gradient.mT, outer[0] if outer else torch.ones_like(last[:, :1]), out=along[-1])
-        if outer:
-            torch.bmm(gradient, last, out=along[0])
-        return
-    gradient = rows.permute(2, 3, 0, 1).flatten(2)
-    sides = [(along[-1], outer[0], gradient.unbind(0)), (along[0], last, gradient.unbind(1))] if outer else None
-    if sides is None:
-        along[-1].copy_(gradient[0])
-    for side, other, lines in sides or ():
-        # A cell of the other axis at a time, which needs no product of all of them.
-        torch.mul(other[:, :1], lines[0], out=side)
-        for cell, line in enumerate(lines[1:], 1):
-            side.addcmul_(other[:, cell : cell + 1], line)
+    first = outer[0] if outer else torch.ones_like(last[..., :1, :])
+    lines = rows.permute(2, 3, 0, 1).flatten(2) if thin else rows.flatten(0, 1)
+    if thin:
+        pull_lanes(first, lines.unbind(0), along[-1])
+    else:
+        torch.bmm(lines.mT, first, out=along[-1])
+    if outer and thin:
+        pull_lanes(last, lines.unbind(1), along[0])
+    elif outer:
+        torch.bmm(lines, last, out=along[0])
+
+
+def pull_lanes(factor: Tensor, lines: Sequence[Tensor], along: Tensor) -> None:
+    """along [K, S', L] = the sum over cells s of factor[:, s] times line s [S', L]; no product of all is ever made."""
+    torch.mul(factor[:, :1], lines[0], out=along)
+    for cell, line in enumerate(lines[1:], 1):
+        along.addcmul_(factor[:, cell : cell + 1], line)
 
 
 def pulled_back(
@@ -176,25 +183,16 @@ def pulled_back(
     """The gradients [n, T] of the parts weights, positions and sigmas; rows [o, M, H, W] is the kernel's."""
     (taps,), place, sigma = parts
     sums, *groups = kept
-    factors, slopes = by_axis(groups), [torch.empty_like(group) for group in groups]
-    along = by_axis(slopes)
+    slopes = [torch.empty_like(group) for group in groups]
+    factors, along = by_axis(groups), by_axis(slopes)
     pull(rows, factors, along, thin)
     along_taps = (factors[-1] * along[-1]).sum(-2)
-    if sums is None:
+    if sums is not None:
+        along_taps = through_norm(along_taps, taps, sums, slopes)
+    else:
         for slope in slopes:
             slope.mul_(taps.unsqueeze(-2))
-    else:
-        along_taps = through_norm(along_taps, taps, sums, slopes)
-    widths = None if sigma is None else interpolation.width(sigma).unsqueeze(-2)
-    assert interpolation.pullback is not None
-    found: list[list[Tensor]] = [[], []]
-    for slope, factor, (axes, size) in zip(slopes, groups, grouped(sizes), strict=True):
-        width = None if widths is None else widths[axes]
-        for each, gradients in zip(interpolation.pullback(slope, factor, distance(place[axes], size), width), found):
-            if each is not None:
-                gradients.append(each)
-    along_place, *along_sigma = [torch.cat(gradients) for gradients in found if gradients]
-    return [along_taps.unsqueeze(0), along_place, *(each.mul_(sigma.sign()) for each in along_sigma)]
+    return [along_taps.unsqueeze(0), *through_phi(slopes, groups, place, sigma, sizes, interpolation)]
 
 
 def through_norm(along_share: Tensor, taps: Tensor, sums: Tensor, slopes: Sequence[Tensor]) -> Tensor:
@@ -206,3 +204,24 @@ def through_norm(along_share: Tensor, taps: Tensor, sums: Tensor, slopes: Sequen
     for slope, each in zip(slopes, along_sums.split([len(slope) for slope in slopes]), strict=True):
         torch.addcmul(each.unsqueeze(-2), slope, share.unsqueeze(-2), out=slope)
     return along_taps
+
+
+def through_phi(
+    slopes: Sequence[Tensor],
+    groups: Sequence[Tensor],
+    place: Tensor,
+    sigma: Tensor | None,
+    sizes: Sequence[int],
+    interpolation: Interpolation,
+) -> list[Tensor]:
+    """The gradients of positions and sigmas [N, T] from those of the factors."""
+    assert interpolation.pullback is not None
+    widths = None if sigma is None else interpolation.width(sigma).unsqueeze(-2)
+    pairs = [
+        interpolation.pullback(slope, factor, distance(place[axes], size), None if widths is None else widths[axes])
+        for slope, factor, (axes, size) in zip(slopes, groups, grouped(sizes), strict=True)
+    ]
+    along_place = joined([pair[0] for pair in pairs])
+    if sigma is None:
+        return [along_place]
+    return [along_place, joined([pair[1] for pair in pairs if pair[1] is not None]).mul_(sigma.sign())]
