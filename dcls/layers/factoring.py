@@ -26,7 +26,7 @@ from dcls.layers.separable import EPSILON, axis_factor, distance, twice_differen
 # Up to this many taps, lanes beat batched products of such thin matrices.
 FEW = 8
 # Kernels of a block where taps are few: what so many need stays near the processor.
-BLOCK = 4096
+BLOCK = 8192
 
 
 class Factored(torch.autograd.Function):
@@ -154,7 +154,7 @@ def pull(rows: Tensor, factors: Sequence[Tensor], along: Sequence[Tensor], thin:
     """Write to `along` what the factors' gradients are where every share is 1; rows [o, M, H, W] is the kernel's."""
     *outer, last = factors
     first = outer[0] if outer else torch.ones_like(last[..., :1, :])
-    lines = rows.permute(2, 3, 0, 1).flatten(2) if thin else rows.flatten(0, 1)
+    lines = rows.permute(2, 3, 0, 1).flatten(2).contiguous() if thin else rows.flatten(0, 1)
     if thin:
         pull_lanes(first, lines.unbind(0), along[-1])
     else:
