@@ -1,6 +1,8 @@
 """Time the layers against their peers, side by side in one run; every candidate's result is checked first.
 
 python scripts/benchmark.py construct                        building kernels: the reference package, autograd
+python scripts/benchmark.py conv                             depthwise convolutions: F.conv2d, a matrix product's rate
+python scripts/benchmark.py model                            networks: the plain one, the reference layer in its place
 python scripts/benchmark.py layer --out runs/benchmarks      whole layers: the reference layer, the plain 7x7
 python scripts/benchmark.py construct --only "v0, dense"     the cases whose name holds the text
 
@@ -20,11 +22,11 @@ SCRIPTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(SCRIPTS), str(SCRIPTS.parent)]
 
 import torch  # noqa: E402  # the checkout need not be installed
-from benchmarks import construct, layer, machine, memory, report  # noqa: E402
+from benchmarks import construct, conv, layer, machine, memory, model, report  # noqa: E402
 from benchmarks.contest import Mismatch, Row, against_peers, hold, summed  # noqa: E402
 from benchmarks.setting import Setting  # noqa: E402
 
-BENCHES: dict[str, ModuleType] = {module.BENCH: module for module in (construct, layer)}
+BENCHES: dict[str, ModuleType] = {module.BENCH: module for module in (construct, conv, layer, model)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,7 +73,7 @@ def measure(bench: ModuleType, setting: Setting, asked: argparse.Namespace) -> l
     peaks: list[Row] = []
     groups: dict[str, list[dict[str, list[float]]]] = {}
     options = [bench.BENCH, "--device", setting.device, "--threads", str(torch.get_num_threads())]
-    options += ["--tiny"] * setting.tiny
+    options += ["--batch", str(setting.batch), *["--tiny"] * setting.tiny]
     for contest in bench.contests(setting):
         print(contest.case, file=sys.stderr, flush=True)
         times = hold(contest, seconds=asked.seconds)

@@ -65,7 +65,7 @@ def reference(
     version: str, outs: int, ins: int, taps: int, cells: int, inputs: Sequence[Tensor], cotangent: Tensor
 ) -> Callable[[], Sequence[Tensor]]:
     """The reference package's kernel and its gradients, both in our layout."""
-    layer = reference_layer(ins, outs, taps, cells, version).to(cotangent.device)
+    layer = reference_layer(ins, outs, taps, cells, version, bias=False).to(cotangent.device)
     sigmas = inputs[2] if len(inputs) == 3 else None
     placed = to_reference(inputs[1], sigmas, version=version, dilated_kernel_size=(cells, cells))
     leaves = [layer.weight, layer.P, layer.SIG][: len(inputs)]

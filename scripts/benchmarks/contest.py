@@ -7,7 +7,7 @@ candidate's result is wrong.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median, quantiles
 from typing import Any
 
@@ -30,6 +30,7 @@ class Contest:
     candidates: by name, what is timed; one of them is "ours". Each returns the tensors that `expected` gives, or none.
     expected: the true tensors, in float64 where the machine allows, computed in the same run.
     tolerance: of the difference, over the largest true value.
+    scale: by the name of a candidate, what its times are multiplied by (1 where absent), for a peer of other work.
     group: contests of the same group are also reported together, by the sum of their times.
     memory: report the peak memory of each candidate too.
     """
@@ -39,6 +40,7 @@ class Contest:
     candidates: Mapping[str, Callable[[], Sequence[Tensor]]]
     expected: Callable[[], Sequence[Tensor]]
     tolerance: float = 1e-5
+    scale: Mapping[str, float] = field(default_factory=dict)
     group: str = ""
     memory: bool = False
 
@@ -79,7 +81,7 @@ def hold(contest: Contest, *, seconds: float) -> dict[str, list[float]]:
     while time.perf_counter() < end or len(times[OURS]) < LEAST_ROUNDS:
         for name in names:
             took = _timed(contest.candidates[name], repeats[name])
-            times[name].append(1e3 * took)
+            times[name].append(1e3 * took * contest.scale.get(name, 1))
         names.append(names.pop(0))
     return times
 

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.contest import OURS, Contest
-from benchmarks.peers import reference_layer
+from benchmarks.peers import reference_like
 from benchmarks.setting import Setting
 from dcls import Dcls2d
-from dcls.layers import to_reference
 from dcls.layers.reference_layout import reference_axes
 
 BENCH = "layer"
@@ -73,16 +72,8 @@ def truth(layer: Dcls2d, x: Tensor, cotangent: Tensor) -> Callable[[], Sequence[
 
 def reference_step(ours: Dcls2d, x: Tensor, cotangent: Tensor) -> Callable[[], Sequence[Tensor]]:
     """`step` of the reference layer with the same parameters, its results in our layout."""
-    size = ours.dilated_kernel_size
-    layer = reference_layer(
-        ours.in_channels, ours.out_channels, ours.kernel_count, size[0], ours.version, padding=size[0] // 2,
-        groups=ours.groups,
-    ).to(x.device)  # fmt: skip
-    placed = to_reference(ours.P, ours.SIG, version=ours.version, dilated_kernel_size=size)
+    layer = reference_like(ours)
     leaves = [layer.weight, layer.P, layer.SIG][: 2 if ours.SIG is None else 3]
-    with torch.no_grad():
-        for leaf, value in zip(leaves, (ours.weight, *placed), strict=False):
-            leaf.copy_(value)
     axes = reference_axes(ours.version, 2)
     order = [axes.index(axis) for axis in range(2)]
     inputs = [x.detach().requires_grad_(), *leaves]

@@ -94,9 +94,9 @@ def draw(path: Path, title: str, rows: Sequence[Row], notes: Sequence[str]) -> N
     axis.grid(axis="x", color=GRID)
     axis.set_axisbelow(True)
     axis.spines[["top", "right", "left"]].set_visible(False)
-    axis.set_xlabel(f"peer's over ours ({NOTE}); bars: median of the rounds, lines: quartiles", fontsize=8, color=INK)
+    legend = f"peer's over ours ({NOTE}); bars: median of the rounds, lines: quartiles"
+    axis.set_xlabel("\n".join([legend, *notes]), fontsize=7, color=PALE)
     axis.set_title(title, loc="left", fontsize=11, color=INK)
-    figure.text(0.995, 0.002, " · ".join(notes), fontsize=5.5, color=PALE, ha="right", va="bottom")
     with replacing(path) as stream:
         figure.savefig(stream, format="png", dpi=130)
 

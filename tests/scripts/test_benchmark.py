@@ -66,6 +66,16 @@ def test_peak_memory_is_the_candidates_own(monkeypatch):
     assert benchmark.memory.peak(contests, [], "waste", "peer") < 5
 
 
+@pytest.mark.skipif(not benchmark.memory.CLEAR.exists(), reason="peak memory is read from Linux's /proc")
+def test_memory_has_rows_of_its_own_from_processes_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark.memory, "REPEATS", 1)
+    assert tiny("construct", "--only", "v0, dense", "--out", str(tmp_path)) == 0
+    rows = json.loads((tmp_path / "construct.json").read_text())
+    peers = [row["peer"] for row in rows if "ours_mib" in row]
+    assert peers == [row["peer"] for row in rows if "ours_ms" in row]
+    assert "MiB" in (tmp_path / "construct.md").read_text()
+
+
 def test_it_runs_from_anywhere():
     script = benchmark.SCRIPTS / "benchmark.py"
     done = subprocess.run([sys.executable, script, "--help"], cwd="/", capture_output=True, text=True)
