@@ -32,7 +32,7 @@ class Contest:
     tolerance: of the difference, over the largest true value.
     scale: by the name of a candidate, what its times are multiplied by (1 where absent), for a peer of other work.
     group: contests of the same group are also reported together, by the sum of their times.
-    memory: report the peak memory of each candidate too.
+    memory: report the peak memory of each candidate too: "call" of what one call adds, "process" of everything.
     """
 
     bench: str
@@ -42,7 +42,7 @@ class Contest:
     tolerance: float = 1e-5
     scale: Mapping[str, float] = field(default_factory=dict)
     group: str = ""
-    memory: bool = False
+    memory: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Peak memory of one candidate, above what its inputs take: each in a process of its own, where nothing is reused.
+"""Peak memory of one candidate: each in a process of its own, where nothing is reused.
 
 On Linux the process's high-water mark of resident memory is reset before the measured call; on CUDA the allocator's is.
 """
@@ -27,19 +27,23 @@ def compared(contest: Contest, command: Iterable[str]) -> list[Row]:
 
 
 def peak(contests: Iterable[Contest], tiny: Iterable[Contest], case: str, candidate: str) -> float:
-    """MiB that one call of the candidate adds in this process. tiny: contests to call first, which load its code."""
+    """MiB that one call of the candidate adds in this process, or all that the process then has.
+
+    tiny: contests to call first, which load the candidate's code.
+    """
     for contest in tiny:
         contest.candidates[candidate]()
-    run = next(contest for contest in contests if contest.case == case).candidates[candidate]
+    chosen = next(contest for contest in contests if contest.case == case)
+    run, whole = chosen.candidates[candidate], chosen.memory == "process"
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated() / 2**20
         run()
-        return torch.cuda.max_memory_allocated() / 2**20 - before
+        return torch.cuda.max_memory_allocated() / 2**20 - (0 if whole else before)
     CLEAR.write_text("5")
     before = _status("VmRSS")
     run()
-    return _status("VmHWM") - before
+    return _status("VmHWM") - (0 if whole else before)
 
 
 def _status(name: str) -> float:
@@ -50,4 +54,4 @@ def _status(name: str) -> float:
 
 def _process(case: str, candidate: str, command: Iterable[str]) -> float:
     arguments = [sys.executable, str(SCRIPT), *command, "--peak", case, candidate]
-    return float(subprocess.run(arguments, capture_output=True, text=True, check=True).stdout)
+    return float(subprocess.run(arguments, stdout=subprocess.PIPE, text=True, check=True).stdout)

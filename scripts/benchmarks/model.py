@@ -48,9 +48,11 @@ def contest(
     labels = torch.randint(classes, (images,), device=setting.device)
     run = (lambda model: train_step(model, x, labels)) if train else (lambda model: inference(model, x))
     candidates = {OURS: run(ours if train else fuse(deepcopy(ours))), "plain": unchecked(run(plain))}
-    if setting.reference and not setting.tiny:
+    if setting.reference:
         candidates["DCLS 0.1.1"] = unchecked(run(reference_model(ours)))
-    return Contest(BENCH, case, candidates, by_torch_alone(run(ours)), tolerance=1e-3, memory=train)
+    return Contest(
+        BENCH, case, candidates, by_torch_alone(run(ours)), tolerance=1e-3, memory="process" if train else ""
+    )
 
 
 def train_step(model: nn.Module, x: Tensor, labels: Tensor) -> Callable[[], Sequence[Tensor]]:
