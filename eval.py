@@ -8,6 +8,7 @@
 Prints a table and writes eval.json and eval.csv to `run.dir`. Every image counts once at any number of processes.
 """
 
+import copy
 import csv
 import io
 import json
@@ -27,7 +28,7 @@ import models
 from dcls import composition, data
 from dcls.analysis import complexity
 from dcls.atomic import writable, write_text
-from dcls.config import EvalConfig
+from dcls.config import DataConfig, EvalConfig
 from dcls.engine import checkpoints, evaluation, processes, resolved
 from dcls.engine.prepare import precision
 from dcls.errors import ConfigError, reported
@@ -46,6 +47,17 @@ class Subject:
     class_names: Sequence[str] | None
 
 
+@dataclass(frozen=True)
+class Trial:
+    """A subject, the images it is shown, their labels as its outputs (None: one to one), and what it costs."""
+
+    subject: Subject
+    shown: DataConfig
+    source: data.Source
+    labels: Any
+    cost: complexity.Cost
+
+
 def main(arguments: Sequence[str]) -> int:
     if (answer := composition.answer("eval", arguments)) is not None:
         print(answer)
@@ -54,7 +66,9 @@ def main(arguments: Sequence[str]) -> int:
     config = composition.typed_eval(cfg, overrides)
     with processes.join(config.runtime.device, config.runtime.threads) as world:
         folder = world.on_main(lambda: writable(folder_of(config), "run.dir"))
-        rows = [evaluate(subject, config, world) for subject in subjects(config)]
+        # All of them first: a fault of the last one must not cost the evaluation of the others.
+        trials = [prepared(subject, config) for subject in subjects(config)]
+        rows = [evaluate(trial, config, world) for trial in trials]
         if world.is_main:
             show(rows)
             write(rows, folder)
@@ -82,6 +96,9 @@ def load(path: str, config: EvalConfig) -> Subject:
     saved = checkpoints.load(path)
     weights = models.weights_of(saved, config.weights)
     if {"format", "config", "class_names"} <= saved.keys():
+        for name, value in (("name", config.model.name), ("args", config.model.args)):
+            if value:
+                raise ConfigError(f"model.{name}={value} has no effect: checkpoint={path} knows its network")
         return of_a_run(path, saved, weights)
     if not config.model.name:
         raise ConfigError(f"checkpoint={path} holds weights alone: say of which network, with model.name=<timm name>")
@@ -110,22 +127,29 @@ def of_timm(name: str, model: nn.Module) -> Subject:
 # Evaluation
 
 
-def evaluate(subject: Subject, config: EvalConfig, world: processes.World) -> dict[str, Any]:
-    """One row of eval.json, and beside it what eval.csv wants to know."""
+def prepared(subject: Subject, config: EvalConfig) -> Trial:
+    """Everything that can be wrong is found here. Raises ConfigError."""
     shown = composition.complete_data(config.data, subject.shown)
     source = data.open_eval(shown.kind, shown.root, shown.val_split, None, config.data.get("val_images"))
-    labels = label_map(subject, source)
     cost = complexity.count(subject.model, (shown.channels, shown.eval_size, shown.eval_size))
+    return Trial(subject, shown, source, label_map(subject, source), cost)
+
+
+def evaluate(trial: Trial, config: EvalConfig, world: processes.World) -> dict[str, Any]:
+    """One row of eval.json, and beside it what eval.csv wants to know."""
+    subject, shown, cost = trial.subject, trial.shown, trial.cost
     numeric = precision(world.device, amp=config.runtime.amp, channels_last=config.runtime.channels_last)
+    # A copy, so that the device holds one model at a time.
     model = (
-        evaluation.fused(subject.model, channels_last=numeric.channels_last) if config.fuse else subject.model.eval()
-    )
-    model = model.to(world.device)
+        evaluation.fused(subject.model, channels_last=numeric.channels_last)
+        if config.fuse
+        else copy.deepcopy(subject.model).eval()
+    ).to(world.device)
     if numeric.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if config.runtime.compile:
         model.compile()
-    batches = build_eval_loader(shown, source, world, batch=config.batch, label_map=labels)
+    batches = build_eval_loader(shown, trial.source, world, batch=config.batch, label_map=trial.labels)
     (scores,) = evaluation.evaluate([model], batches, world, precision=numeric)
     batches.close()
     return {

@@ -29,7 +29,7 @@ from dcls.engine.ema import Ema
 from dcls.engine.folder import RunFolder
 from dcls.engine.loop import Autosave, Stopped, fit
 from dcls.engine.plan import Plan, plan
-from dcls.engine.prepare import precision, prepare
+from dcls.engine.prepare import precision, prepare, settled_amp
 from dcls.engine.progress import Bar
 from dcls.engine.record import Record
 from dcls.engine.report import RunReport
@@ -51,6 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     config = composition.typed(cfg, overrides)
     with processes.join(config.runtime.device, config.runtime.threads) as world:
         path = Path(world.on_main(lambda: run_folder(config, overrides)))
+        settle(config, world)
         if config.dry_run:
             return dry_run(config, path, world)
         with RunFolder(path, world) as folder:
@@ -65,7 +66,8 @@ def train(config: Config, folder: RunFolder, world: processes.World) -> int:
     run = describe(config, model, report, schedule, {"train": len(train_data), "val": len(val_data)})
     step = build_step(config, model, schedule, world, len(classes))
     train_loader, val_loader = build_loaders(config, train_data, val_data, schedule, world)
-    identity = {"config": asdict(config), "class_names": classes, "fingerprint": train_data.fingerprint()}
+    fingerprints = {"train": train_data.fingerprint(), "val": val_data.fingerprint()}
+    identity = {"config": asdict(config), "class_names": classes, "fingerprints": fingerprints}
     state = build_state(step, schedule, identity)
     folder.restore(state, differing=composition.differing, extend=config.run.extend)
 
@@ -95,6 +97,12 @@ def train(config: Config, folder: RunFolder, world: processes.World) -> int:
 
 
 # What each room is told of the configuration
+
+
+def settle(config: Config, world: processes.World) -> None:
+    """Put what `auto` stands for here in its place: it is part of what the run is."""
+    config.runtime.device = world.device.type
+    config.runtime.amp = settled_amp(world.device, config.runtime.amp)
 
 
 def pick(section: Any, *names: str) -> dict[str, Any]:
@@ -155,8 +163,11 @@ def describe(
     config: Config, model: nn.Module, report: Report, schedule: Plan, images: dict[str, Any]
 ) -> dict[str, Any]:
     """The resolved run; FLOPs are those of one evaluation image."""
-    input_size = (config.data.channels, config.data.eval_size, config.data.eval_size)
+    channels, shown = config.data.channels, config.data.eval_size
+    input_size = (channels, shown, shown)
     cost = complexity.count(model, input_size)
+    if (side := config.data.image_size) != shown:
+        complexity.count(model, (channels, side, side), "data.image_size")
     learned = set(layers.roles(model).values())
     scales = {"network": 1.0} | {role: scale for role, scale in lr_scales(config.surgery).items() if role in learned}
     return resolved.resolve(

@@ -67,8 +67,10 @@ def check_data(data: DataConfig) -> None:
 def check_evaluation(config: EvalConfig, named: set[str]) -> None:
     """Combinations of an evaluation; `named` are the options that were given by name. Raises ConfigError."""
     _raise_first(_evaluation(config))
-    if "data.image_size" in named:
-        raise ConfigError(f"data.image_size={config.data['image_size']} has no effect: evaluation has data.eval_size")
+    for option, remedy in OF_TRAINING.items():
+        if option in named:
+            value = config.data.get(option.partition(".")[2])
+            raise ConfigError(f"{option}={value} has no effect: {remedy}")
 
 
 def _raise_first(complaints: Iterator[str]) -> None:
@@ -208,6 +210,14 @@ def _no_mixing(config: Config) -> bool:
 def _no_wandb(config: Config) -> bool:
     return config.logger.wandb == "disabled"
 
+
+# Options of the data group that an evaluation has no use for.
+OF_TRAINING = {
+    "data.image_size": "evaluation has data.eval_size",
+    "data.train_split": "evaluation has data.val_split",
+    "data.train_images": "evaluation has data.val_images",
+    "data.classes": "the classes are the checkpoint's, or those of the folder",
+}
 
 # An option that was given by name, when it does nothing, and what to do about it.
 IDLE: tuple[tuple[str, Callable[[Config], bool], str], ...] = (

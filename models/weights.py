@@ -81,12 +81,13 @@ def _fresh(model: nn.Module, own: Mapping[str, Tensor], given: Mapping[str, Tens
         if f"{layer}.P" not in given
         for parameter in ("weight", "P", "SIG")
     }
-    head = _classifier(model)
-    names |= {name for name in own if name.startswith(head) and name in given and given[name].shape != own[name].shape}
+    heads = _classifiers(model)
+    names |= {name for name in own if name.startswith(heads) and name in given and given[name].shape != own[name].shape}
     return names
 
 
-def _classifier(model: nn.Module) -> str:
-    """The prefix of the classifier's names."""
-    classifier = model.get_classifier()  # type: ignore[operator]
-    return next(f"{name}." for name, module in model.named_modules() if module is classifier)
+def _classifiers(model: nn.Module) -> tuple[str, ...]:
+    """The prefixes of the classifier's names; distilled networks have two."""
+    found = model.get_classifier()  # type: ignore[operator]
+    heads = found if isinstance(found, tuple | list) else (found,)
+    return tuple(f"{name}." for name, module in model.named_modules() if any(module is head for head in heads))

@@ -136,7 +136,8 @@ def test_two_processes_give_the_curve_of_one(finished, image_tree, tmp_path):
 
 def test_starting_again_is_continuing(finished, image_tree, capsys):
     before = rows_of(finished)
-    assert run(options(image_tree, finished)) == 0
+    # auto stands for these on a machine without CUDA
+    assert run(options(image_tree, finished, "runtime.device=cpu", "runtime.amp=off")) == 0
     assert rows_of(finished) == before
     assert "continuing step-12" in capsys.readouterr().out
 
@@ -183,6 +184,16 @@ def test_a_torn_checkpoint_costs_one_checkpoint(image_tree, tmp_path, monkeypatc
     assert_same_end(finished, tmp_path)
 
 
+def test_a_validation_split_that_changed_is_another_run(image_tree, tmp_path, capsys, monkeypatch):
+    tree = tmp_path / "tree"
+    subprocess.run(["cp", "-r", str(image_tree), str(tree)], check=True)
+    stop_at(monkeypatch, 1)
+    assert run(options(tree, tmp_path / "run")) == train.STOPPED
+    sorted((tree / "val" / "class1").iterdir())[0].unlink()
+    assert run(options(tree, tmp_path / "run")) == 2
+    assert "other val images" in capsys.readouterr().err
+
+
 # eval.py
 
 
@@ -208,6 +219,38 @@ def test_fusing_changes_nothing_that_is_measured(finished, tmp_path):
 
     assert loss("false") == pytest.approx(loss("true"), rel=1e-5)
     assert loss("false") == pytest.approx(rows_of(finished)[-1]["eval_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ("model.name=resnet18", "model.name=resnet18 has no effect"),
+        ("model.args={ls_init_value: 1}", "model.args="),
+        ("data.classes=3", "data.classes=3 has no effect"),
+        ("data.train_split=test", "data.train_split=test has no effect"),
+        ("data.eval_size=2", "data.eval_size=2"),
+    ],
+)
+def test_an_evaluation_refuses_what_it_would_ignore(finished, tmp_path, capsys, option, named):
+    arguments = [f"checkpoint={finished / 'checkpoints' / 'last.pt'}", f"run.dir={tmp_path}", "data.workers=0", option]
+    assert reported(lambda: evaluation.main(arguments)) == 2
+    assert named in capsys.readouterr().err
+
+
+def test_a_fault_of_the_last_checkpoint_is_found_before_the_first_is_evaluated(
+    finished, tmp_path, monkeypatch, capsys
+):
+    """It has five outputs without names, and the images four classes."""
+    good = load(finished / "checkpoints" / "last.pt")
+    subjects = [
+        evaluation.of_a_run("good", good, good["model"]),
+        evaluation.of_timm("bad", models.create("test_resnet", num_classes=5)),
+    ]
+    monkeypatch.setattr(evaluation, "subjects", lambda config: subjects)
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_: pytest.fail("evaluated"))
+    arguments = [f"checkpoint={finished}", "data=folder", f"data.root={good['config']['data']['root']}"]
+    assert reported(lambda: evaluation.main([*arguments, f"run.dir={tmp_path}", "data.workers=0"])) == 2
+    assert "bad has 5 outputs" in capsys.readouterr().err
 
 
 def test_a_tree_with_fewer_classes_is_mapped_by_name_and_a_foreign_one_refused(finished, image_tree, tmp_path, capsys):
@@ -302,6 +345,9 @@ def test_a_batch_normalised_network_trains_plain_dilated_and_learned(image_tree,
             ["recipe.optimizer=adamx", "dry_run=true", "data.classes=4", "data.train_images=64"],
             "recipe.optimizer=adamx",
         ),
+        (["recipe.optimizer=adahessian"], "recipe.optimizer=adahessian needs second derivatives"),
+        (["data.eval_size=2"], "data.eval_size=2"),
+        (["data.image_size=2"], "data.image_size=2"),
         (["recipe.opt_args={eps: -1}"], "recipe.opt_args"),
         (["model.args={num_classes: 5}"], "num_classes has an option of its own"),
         (["run.dir=/dev/null/run"], "run.dir=/dev/null/run: cannot be written"),

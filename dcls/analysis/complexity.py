@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dcls.errors import ConfigError
 from dcls.layers import fuse
 
 # Operators whose work is products of matrices; fvcore's names.
@@ -44,16 +45,25 @@ class Cost:
         return sum(self.by_operator.get(operator, 0) for operator in PRODUCTS)
 
 
-def count(model: nn.Module, input_size: Sequence[int]) -> Cost:
+def count(model: nn.Module, input_size: Sequence[int], option: str = "data.eval_size") -> Cost:
     """The cost of `model` on one image of input_size (channels, height, width) in evaluation mode.
 
     Works on a fused float32 copy on the CPU, so the model, its mode, device and gradients stay as they are; it may live
     on any device, meta included. Takes a forward pass of one image, below a second up to ConvNeXt-B at 224 pixels.
+    Raises ConfigError naming `option` where the model cannot take images of that size.
     """
     distinct = list(model.parameters())
     params = sum(parameter.numel() for parameter in distinct)
     trainable = sum(parameter.numel() for parameter in distinct if parameter.requires_grad)
-    by_operator, uncounted = _operators(_inference_copy(model), torch.zeros(1, *input_size, device="cpu"))
+    twin = _inference_copy(model)
+    try:
+        by_operator, uncounted = _operators(twin, torch.zeros(1, *input_size, device="cpu"))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        size, reason = "x".join(map(str, input_size)), str(error).strip().partition("\n")[0]
+        raise ConfigError(
+            f"{option}={input_size[-1]}: {type(model).__name__} cannot take an image of {size} ({reason}); "
+            "choose another size"
+        ) from error
     return Cost(params, trainable, sum(by_operator.values()), by_operator, uncounted)
 
 

@@ -47,6 +47,13 @@ class Checkpoints:
         self._prune(step)
         return path
 
+    def link(self, last: Path, best_step: int | None) -> None:
+        """Point last.pt and best.pt where a run that was killed between a file and its links left them behind."""
+        self._link("last.pt", last)
+        best = next((path for path in self._by_age() if _step(path) == best_step), None)
+        if best is not None:
+            self._link("best.pt", best)
+
     def newest(self) -> Path | None:
         """The newest checkpoint whose digest is right, None where there is none. A torn one is named in the log.
 
@@ -67,9 +74,7 @@ class Checkpoints:
     def _by_age(self) -> list[Path]:
         """Newest first; of several at one step (two runs of it), the one written last."""
         found = [
-            (int(match[1]), path.stat().st_mtime_ns, path)
-            for path in self._files()
-            if (match := NAME.fullmatch(path.name))
+            (_step(path), path.stat().st_mtime_ns, path) for path in self._files() if NAME.fullmatch(path.name)
         ]
         return [path for *_, path in sorted(found, reverse=True)]
 
@@ -85,11 +90,16 @@ class Checkpoints:
     def _prune(self, step: int) -> None:
         """Files of later steps are torn ones, which this run began before: they must not take the place of new ones."""
         best = self.folder / "best.pt"
-        reached = [path for path in self._by_age() if int(path.name.split(".")[0].removeprefix("step-")) <= step]
+        reached = [path for path in self._by_age() if _step(path) <= step]
         kept = {path.name for path in reached[: self.keep]} | ({best.readlink().name} if best.is_symlink() else set())
         for path in [*self._files(), *self.folder.glob(f"*{UNFINISHED}")]:
             if path.name not in kept:
                 path.unlink(missing_ok=True)
+
+
+def _step(path: Path) -> int:
+    """The step in a checkpoint's name."""
+    return int(path.name.partition(".")[0].removeprefix("step-"))
 
 
 def intact(path: Path) -> bool:

@@ -73,6 +73,8 @@ class RunFolder:
         saved = load(self.saved, "run.dir")
         self._require_same(saved, state, differing(saved.get("config", {}), state.identity["config"]), extend)
         state.load_state_dict(saved)
+        if self.world.is_main:
+            self.checkpoints.link(self.saved, state.best_step)
         if len(state.history) > state.epochs:
             raise CheckpointError(
                 f"recipe.epochs={state.epochs}: the run in run.dir={self.path} has done {len(state.history)} already"
@@ -86,8 +88,11 @@ class RunFolder:
                 f"run.dir={self.path} holds a run with other options: {self._pairs(saved, state, options)}; "
                 f"choose another run.dir, or put them back to continue{hint}"
             )
-        if saved.get("fingerprint") != state.identity["fingerprint"]:
-            raise CheckpointError(f"run.dir={self.path}: the run began with other images than data.root holds now")
+        began, now = saved.get("fingerprints", {}), state.identity["fingerprints"]
+        if others := [split for split in now if began.get(split) != now[split]]:
+            raise CheckpointError(
+                f"run.dir={self.path}: the run began with other {' and '.join(others)} images than data.root holds now"
+            )
 
     @staticmethod
     def _pairs(saved: Mapping[str, Any], state: TrainState, options: list[str]) -> str:

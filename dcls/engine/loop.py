@@ -93,6 +93,7 @@ def train_epoch(
         if bar.due():
             bar.update(**_now(step, clock, epoch, state.step, loss))
         autosave.after_step()
+    bar.advance(state.step)
     require_finite(float(state.loss_sum), state.step)
 
 

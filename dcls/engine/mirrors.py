@@ -118,6 +118,7 @@ class Wandb:
             disable_git=True,
             disable_code=True,
             init_timeout=INIT_SECONDS,
+            login_timeout=INIT_SECONDS,
             finish_timeout=FINISH_SECONDS,
             x_disable_stats=self.mode == "offline",
         )

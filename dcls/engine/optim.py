@@ -63,10 +63,15 @@ def _group(
 def build_optimizer(
     groups: Sequence[dict[str, Any]], *, name: str, lr: float, arguments: Mapping[str, Any] | None = None
 ) -> torch.optim.Optimizer:
-    """timm's optimizer `name` over `groups`. Raises ConfigError for a name or an argument timm does not know."""
+    """timm's optimizer `name` over `groups`. Raises ConfigError for a name or an argument timm does not know.
+
+    And for one that needs second derivatives, which the training step does not compute.
+    """
     known = [str(each) for each in timm.optim.list_optimizers()]
     if name not in known:
         raise ConfigError(f"recipe.optimizer={name}: timm has no such optimizer; it has {', '.join(known[:12])}, ...")
+    if timm.optim.get_optimizer_info(name).second_order:
+        raise ConfigError(f"recipe.optimizer={name} needs second derivatives: choose a first-order one, such as adamw")
     try:
         return timm.optim.create_optimizer_v2(list(groups), opt=name, lr=lr, weight_decay=0.0, **(arguments or {}))
     except (TypeError, ValueError, AssertionError, ImportError, RuntimeError) as error:

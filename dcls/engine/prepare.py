@@ -29,14 +29,21 @@ class Precision:
         return images.to(self.device, non_blocking=True, memory_format=layout)
 
 
+def settled_amp(device: torch.device, amp: str) -> str:
+    """What auto stands for: bf16 on CUDA, off on a CPU."""
+    if amp == "auto":
+        return "bf16" if device.type == "cuda" else "off"
+    return amp
+
+
 def precision(device: torch.device, *, amp: str = "auto", channels_last: bool = True) -> Precision:
     """`amp` is auto (bf16 on CUDA, off on a CPU), off, bf16 or fp16."""
-    if amp != "auto" and amp not in AMP:
+    settled = settled_amp(device, amp)
+    if settled not in AMP:
         raise ConfigError(f"runtime.amp={amp}: choose one of auto, {', '.join(AMP)}")
-    chosen = AMP[amp] if amp != "auto" else (torch.bfloat16 if device.type == "cuda" else None)
-    if chosen is torch.float16 and device.type == "cpu":
+    if settled == "fp16" and device.type == "cpu":
         raise ConfigError("runtime.amp=fp16 needs a CUDA device; use runtime.amp=bf16 or off on a CPU")
-    return Precision(device, chosen, channels_last)
+    return Precision(device, AMP[settled], channels_last)
 
 
 def prepare(

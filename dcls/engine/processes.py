@@ -84,11 +84,13 @@ def _device(device: str) -> torch.device:
         raise ConfigError("runtime.device=cuda: no CUDA device is visible; use runtime.device=cpu or auto")
     if device == "cpu" or not available:
         return torch.device("cpu")
-    local = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    if local.index >= torch.cuda.device_count():
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if processes > torch.cuda.device_count():
         raise ConfigError(
-            f"--nproc_per_node: this machine has {torch.cuda.device_count()} GPUs; start as many processes"
+            f"--nproc_per_node={processes}: this machine has {torch.cuda.device_count()} GPUs; "
+            "start as many processes, or use runtime.device=cpu"
         )
+    local = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     torch.cuda.set_device(local)
     return local
 

@@ -90,6 +90,11 @@ class Bar:
             step, f"epoch {epoch + 1}/{self.epochs}", "  ".join(parts), f"left {clock(self._seconds_left(step))}"
         )
 
+    def advance(self, step: int) -> None:
+        """Move the bar, where there is one, without new figures."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, refresh=True)
+
     def _seconds_left(self, step: int) -> float | None:
         done = step - self.start_step
         return (self.updated - self.started) / done * (self.steps - step) if done > 0 else None

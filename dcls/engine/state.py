@@ -36,6 +36,7 @@ class TrainState:
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self.best: float | None = None
+        self.best_step: int | None = None
         self.running: dict[str, float] = {}
         # Over the epoch so far, on the device: reading it each step would make the step wait.
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=next(model.parameters()).device)
@@ -56,7 +57,8 @@ class TrainState:
         self.loss_sum.zero_()
         score = row["top1_ema"] if row["top1_ema"] is not None else row["top1"]
         improved = self.best is None or score > self.best
-        self.best = score if improved else self.best
+        if improved:
+            self.best, self.best_step = score, self.step
         return improved
 
     def state_dict(self) -> dict[str, Any]:
@@ -70,6 +72,7 @@ class TrainState:
             "scaler": self.scaler.state_dict(),
             "history": self.history,
             "best": self.best,
+            "best_step": self.best_step,
             "running": {**self.running, "loss_sum": float(self.loss_sum)},
             "positions": self.positions.state_dict(),
         }
@@ -86,6 +89,7 @@ class TrainState:
         if self.ema is not None and state["ema"] is not None:
             self.ema.load_state_dict(state["ema"])
         self.positions.load_state_dict(state["positions"])
-        self.step, self.history, self.best = state["step"], state["history"], state["best"]
+        self.step, self.history = state["step"], state["history"]
+        self.best, self.best_step = state["best"], state["best_step"]
         self.running = dict(state["running"])
         self.loss_sum.fill_(self.running.pop("loss_sum"))

@@ -27,6 +27,17 @@ def test_the_two_newest_and_the_best_are_kept(tmp_path):
     assert load(checkpoints.newest())["step"] == 5
 
 
+def test_links_are_found_again_after_a_kill_between_a_file_and_its_links(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state(1), 1, best=True)
+    newest = checkpoints.save(state(2), 2)
+    checkpoints._link("last.pt", tmp_path / "step-1.gone.pt")
+    checkpoints.link(newest, best_step=2)
+    assert [load(tmp_path / name)["step"] for name in ("last.pt", "best.pt")] == [2, 2]
+    checkpoints.link(newest, best_step=None)
+    assert load(tmp_path / "best.pt")["step"] == 2
+
+
 def test_sharing_survives(tmp_path):
     path = Checkpoints(tmp_path).save(state(1), 1)
     model = load(path)["model"]

@@ -52,6 +52,12 @@ def test_auto_is_a_live_bar_on_a_terminal(now):
     assert "wrote a checkpoint" in text(bar)
 
 
+def test_the_bar_reaches_its_end_without_an_update_being_due(now):
+    with Bar("bar", epochs=1, steps_per_epoch=5, console=console(terminal=True)) as bar:
+        bar.advance(5)
+    assert "100 %" in text(bar)
+
+
 def test_lines_come_every_few_seconds_at_first_and_every_minute_later(now):
     bar = Bar("plain", epochs=1, steps_per_epoch=10**6, console=console(terminal=False))
     times = []

@@ -29,6 +29,13 @@ def test_a_head_of_other_classes_is_fresh():
     assert "head.norm.weight" not in fresh
 
 
+def test_both_heads_of_a_distilled_network_are_fresh():
+    plain = models.create("deit_tiny_distilled_patch16_224", num_classes=10, depth=1)
+    model = models.create("deit_tiny_distilled_patch16_224", num_classes=3, depth=1)
+    heads = ["head.weight", "head.bias", "head_dist.weight", "head_dist.bias"]
+    assert models.load_plain(model, plain.state_dict()) == heads
+
+
 def test_weights_of_a_dcls_model_are_loaded_whole(build):
     source, model = build("convnext_tiny"), build("convnext_tiny")
     for each in (source, model):
