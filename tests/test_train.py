@@ -237,9 +237,7 @@ def test_an_evaluation_refuses_what_it_would_ignore(finished, tmp_path, capsys, 
     assert named in capsys.readouterr().err
 
 
-def test_a_fault_of_the_last_checkpoint_is_found_before_the_first_is_evaluated(
-    finished, tmp_path, monkeypatch, capsys
-):
+def test_a_fault_of_the_last_checkpoint_is_found_before_the_first_is_evaluated(finished, tmp_path, monkeypatch, capsys):
     """It has five outputs without names, and the images four classes."""
     good = load(finished / "checkpoints" / "last.pt")
     subjects = [

@@ -73,9 +73,7 @@ class Checkpoints:
 
     def _by_age(self) -> list[Path]:
         """Newest first; of several at one step (two runs of it), the one written last."""
-        found = [
-            (_step(path), path.stat().st_mtime_ns, path) for path in self._files() if NAME.fullmatch(path.name)
-        ]
+        found = [(_step(path), path.stat().st_mtime_ns, path) for path in self._files() if NAME.fullmatch(path.name)]
         return [path for *_, path in sorted(found, reverse=True)]
 
     def _files(self) -> list[Path]:
