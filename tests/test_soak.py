@@ -1,7 +1,6 @@
 """Long fault and scale tests with real processes: `make soak`."""
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -37,20 +36,30 @@ def losses(folder: Path) -> list[float]:
     return [json.loads(line)["train_loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_killed_at_ten_random_moments(uninterrupted, image_tree, tmp_path):
-    """Anywhere: while loading, in a step, while a checkpoint or a picture is written."""
+def test_killed_at_ten_random_moments(image_tree, tmp_path):
+    """Somewhere after each of ten steps: in a step, while a checkpoint, a row or a picture is written."""
+    one, other, epochs = tmp_path / "one", tmp_path / "other", "recipe.epochs=50"
+    subprocess.run(command(image_tree, one, 1, epochs), cwd=ROOT, check=True)
     moments = random.Random(0)
-    for _ in range(10):
-        with subprocess.Popen(command(image_tree, tmp_path, 1, "run.save_minutes=0.0001"), cwd=ROOT) as process:
-            deadline = time.monotonic() + moments.uniform(5, 20)
-            while process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.05)
-            os.kill(process.pid, signal.SIGKILL)
-    subprocess.run(command(image_tree, tmp_path, 1), cwd=ROOT, check=True)
-    one, two = (load(folder / "checkpoints" / "last.pt") for folder in (uninterrupted, tmp_path))
+    for step in sorted(moments.sample(range(1, 180), 10)):
+        with subprocess.Popen(command(image_tree, other, 1, epochs, "run.save_minutes=0.0001"), cwd=ROOT) as process:
+            reached = newest_step(other)
+            while newest_step(other) < max(step, reached + 1):
+                assert process.poll() is None, "the run ended before it could be killed"
+                time.sleep(0.001)
+            time.sleep(moments.uniform(0, 0.1))
+            process.kill()
+    assert newest_step(other) < 200
+    subprocess.run(command(image_tree, other, 1, epochs), cwd=ROOT, check=True)
+    ends = [load(folder / "checkpoints" / "last.pt") for folder in (one, other)]
     for part in ("model", "ema"):
-        assert all(torch.equal(one[part][name], two[part][name]) for name in one[part])
-    assert losses(uninterrupted) == losses(tmp_path)
+        assert all(torch.equal(ends[0][part][name], ends[1][part][name]) for name in ends[0][part])
+    assert losses(one) == losses(other)
+
+
+def newest_step(folder: Path) -> int:
+    """Of the whole checkpoints there; 0 where there are none."""
+    return max((int(path.name.split(".")[0][5:]) for path in folder.glob("checkpoints/step-*.pt")), default=0)
 
 
 def test_stopped_by_a_scheduler_and_continued_with_fewer_processes(uninterrupted, image_tree, tmp_path):
