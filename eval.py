@@ -25,14 +25,14 @@ from rich.table import Table
 from torch import nn
 
 import models
-from dcls import composition, data
+from dcls import composition, data, ops
 from dcls.analysis import complexity
 from dcls.atomic import writable, write_text
 from dcls.config import DataConfig, EvalConfig
 from dcls.engine import checkpoints, evaluation, processes, resolved
 from dcls.engine.prepare import precision
 from dcls.errors import ConfigError, reported
-from train import build_eval_loader, surgery_options
+from train import build_eval_loader, choose_backend, surgery_options
 
 FALLBACK_FOLDER = Path("runs/eval")
 
@@ -66,6 +66,7 @@ def main(arguments: Sequence[str]) -> int:
     config = composition.typed_eval(cfg, overrides)
     with processes.join(config.runtime.device, config.runtime.threads) as world:
         folder = world.on_main(lambda: writable(folder_of(config), "run.dir"))
+        choose_backend(config.runtime, world)
         # All of them first: a fault of the last one must not cost the evaluation of the others.
         trials = [prepared(subject, config) for subject in subjects(config)]
         rows = [evaluate(trial, config, world) for trial in trials]
@@ -145,6 +146,8 @@ def evaluate(trial: Trial, config: EvalConfig, world: processes.World) -> dict[s
         if config.fuse
         else copy.deepcopy(subject.model).eval()
     ).to(world.device)
+    if config.runtime.fast_depthwise:
+        ops.adopt(model)
     if numeric.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if config.runtime.compile:

@@ -20,10 +20,10 @@ from rich.console import Console
 from torch import nn
 
 import models
-from dcls import composition, data, layers
+from dcls import composition, data, layers, ops
 from dcls.analysis import complexity, positions
 from dcls.atomic import writable, write_text
-from dcls.config import Config, DataConfig, DclsSurgery, SurgeryConfig
+from dcls.config import Config, DataConfig, DclsSurgery, EvalRuntimeConfig, SurgeryConfig
 from dcls.engine import checkpoints, mirrors, objective, optim, processes, profiling, resolved, summary
 from dcls.engine.ema import Ema
 from dcls.engine.folder import RunFolder
@@ -67,7 +67,12 @@ def train(config: Config, folder: RunFolder, world: processes.World) -> int:
     step = build_step(config, model, schedule, world, len(classes))
     train_loader, val_loader = build_loaders(config, train_data, val_data, schedule, world)
     fingerprints = {"train": train_data.fingerprint(), "val": val_data.fingerprint()}
-    identity = {"config": asdict(config), "class_names": classes, "fingerprints": fingerprints}
+    identity = {
+        "config": asdict(config),
+        "class_names": classes,
+        "fingerprints": fingerprints,
+        "backends": choose_backend(config.runtime, world),
+    }
     state = build_state(step, schedule, identity)
     folder.restore(state, differing=composition.differing, extend=config.run.extend)
 
@@ -103,6 +108,13 @@ def settle(config: Config, world: processes.World) -> None:
     """Put what `auto` stands for here in its place: it is part of what the run is."""
     config.runtime.device = world.device.type
     config.runtime.amp = settled_amp(world.device, config.runtime.amp)
+    choose_backend(config.runtime, world)
+
+
+def choose_backend(runtime: EvalRuntimeConfig, world: processes.World) -> list[str]:
+    """Of the depthwise convolutions of this process; the names of what may run them."""
+    ops.set_backend(runtime.conv_backend)
+    return ops.usable(runtime.conv_backend, world.device.type, "runtime.conv_backend")
 
 
 def pick(section: Any, *names: str) -> dict[str, Any]:
@@ -198,7 +210,8 @@ def position_rules(config: SurgeryConfig) -> PositionRules | None:
 
 def build_step(config: Config, model: nn.Module, schedule: Plan, world: processes.World, classes: int) -> Step:
     recipe, runtime = config.recipe, config.runtime
-    forward = prepare(model, world, **pick(runtime, "channels_last", "activation_checkpointing", "compile"))
+    preparing = ("channels_last", "fast_depthwise", "activation_checkpointing", "compile")
+    forward = prepare(model, world, **pick(runtime, *preparing))
     groups = optim.parameter_groups(
         model,
         weight_decay=recipe.weight_decay,

@@ -17,6 +17,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from omegaconf import MISSING
 
 from dcls.layers.interpolation import INTERPOLATIONS
+from dcls.ops.dispatch import NAMES as CONV_BACKENDS
 
 RESIZING = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 VERSIONS = (*INTERPOLATIONS, *(row.alias for row in INTERPOLATIONS.values() if row.alias))
@@ -194,6 +195,12 @@ class EvalRuntimeConfig:
     device: str = option("where to compute; auto: cuda where there is one", "auto", choices=("auto", "cpu", "cuda"))
     amp: str = option("autocast; auto: bf16 on cuda, off on cpu", "auto", choices=("auto", "off", "bf16", "fp16"))
     compile: bool = option("torch.compile the network", False)
+    conv_backend: str = option(
+        "what convolves the depthwise kernels of DCLS; auto: the fastest for each shape; reference: torch, by autograd",
+        "auto",
+        choices=CONV_BACKENDS,
+    )
+    fast_depthwise: bool = option("the network's plain depthwise convolutions run the same way", False)
     channels_last: bool = option("memory format of images and convolutions", True)
     threads: int | None = option(
         "CPU threads a process; null: torch's choice", None, within="[1, inf)", changes_result=False

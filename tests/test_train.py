@@ -18,6 +18,7 @@ import train
 from dcls.engine.checkpoints import load
 from dcls.engine.processes import StopRequest
 from dcls.errors import reported
+from dcls.ops import cpu, dispatch
 
 ROOT = Path(__file__).parents[1]
 EPOCHS, STEPS = 3, 12  # 64 images in batches of 16
@@ -142,9 +143,21 @@ def test_starting_again_is_continuing(finished, image_tree, capsys):
     assert "continuing step-12" in capsys.readouterr().out
 
 
+def test_convolutions_of_another_machine_are_another_run(finished, image_tree, capsys, monkeypatch):
+    """Here they ran in generated code, there without llvmlite by torch's operators: other roundings."""
+    monkeypatch.setattr(cpu, "unavailable", lambda: "llvmlite is not installed")
+    assert run(options(image_tree, finished)) == 2
+    error = capsys.readouterr().err
+    assert "computed by cpu, torch, and this machine has torch" in error
+    assert run(options(image_tree, finished, "runtime.conv_backend=cpu")) == 2
+    assert "runtime.conv_backend=cpu cannot be used: llvmlite is not installed" in capsys.readouterr().err
+    dispatch.set_backend("auto")
+
+
 @pytest.mark.parametrize(
     ("option", "named"),
     [
+        ("runtime.conv_backend=torch", "runtime.conv_backend (auto there, torch here)"),
         ("recipe.lr=1e-3", "recipe.lr (0.004 there, 0.001 here)"),
         ("seed=3", "seed (0 there, 3 here)"),
         ("surgery.kernel_count=7", "surgery.kernel_count"),
@@ -338,6 +351,7 @@ def test_a_batch_normalised_network_trains_plain_dilated_and_learned(image_tree,
         (["+experiment=quickstrat"], "quickstart"),
         (["model.init_from=/nowhere.pt"], "model.init_from=/nowhere.pt"),
         (["runtime.device=tpu"], "runtime.device=tpu"),
+        (["runtime.conv_backend=mkl"], "runtime.conv_backend=mkl: choose one of auto, "),
         (["recipe.optimizer=adamx"], "recipe.optimizer=adamx"),
         (
             ["recipe.optimizer=adamx", "dry_run=true", "data.classes=4", "data.train_images=64"],

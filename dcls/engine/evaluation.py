@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dcls import layers
+from dcls import layers, ops
 from dcls.engine.prepare import Precision
 from dcls.engine.processes import World
 
@@ -27,8 +27,11 @@ class Scores:
 
 
 def fused(model: nn.Module, *, channels_last: bool = True) -> nn.Module:
-    """A copy for inference: DCLS layers become plain convolutions with the constructed kernels."""
-    copy = layers.fuse(deepcopy(model)).eval()
+    """A copy for inference: DCLS layers become plain convolutions with the constructed kernels.
+
+    Their operator still convolves these, and with them every depthwise convolution.
+    """
+    copy = ops.adopt(layers.fuse(deepcopy(model))).eval()
     return copy.to(memory_format=torch.channels_last) if channels_last else copy
 
 

@@ -88,6 +88,12 @@ class RunFolder:
                 f"run.dir={self.path} holds a run with other options: {self._pairs(saved, state, options)}; "
                 f"choose another run.dir, or put them back to continue{hint}"
             )
+        if saved.get("backends") != state.identity["backends"]:
+            began, now = (", ".join(each) for each in (saved.get("backends", ()), state.identity["backends"]))
+            raise CheckpointError(
+                f"run.dir={self.path}: the run's convolutions were computed by {began}, and this machine has {now}; "
+                "install what is missing (dcls-imagenet[cpu]), or begin anew in another run.dir"
+            )
         began, now = saved.get("fingerprints", {}), state.identity["fingerprints"]
         if others := [split for split in now if began.get(split) != now[split]]:
             raise CheckpointError(

@@ -1,4 +1,4 @@
-"""From a bare model to what the step calls, in one order: device, channels_last, checkpointing, DDP, compile."""
+"""From a bare model to what the step calls, in one order: operators, device, layout, checkpointing, DDP, compile."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from dcls import ops
 from dcls.engine.processes import World
 from dcls.errors import ConfigError
 
@@ -51,12 +52,15 @@ def prepare(
     world: World,
     *,
     channels_last: bool = True,
+    fast_depthwise: bool = False,
     activation_checkpointing: bool = False,
     compile: bool = False,
 ) -> nn.Module:
     """The callable of the training step. `model` itself is moved in place and stays the bare module that state is
-    about.
+    about. fast_depthwise: its plain depthwise convolutions run as those of DCLS layers do.
     """
+    if fast_depthwise:
+        ops.adopt(model)
     model.to(world.device)
     if channels_last:
         model.to(memory_format=torch.channels_last)

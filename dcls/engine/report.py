@@ -3,10 +3,12 @@ silent.
 """
 
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from dcls import ops
 from dcls.analysis import pictures
 from dcls.engine.progress import Bar
 from dcls.engine.record import Record
@@ -22,6 +24,7 @@ class RunReport:
         """`record` is None in every process but rank 0, and so is everything that is written."""
         self.folder, self.state, self.bar, self.record = folder, state, bar, record
         self._drawn = time.monotonic()
+        self._told = False
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         if self.record is None:
@@ -30,6 +33,9 @@ class RunReport:
         if self.state.positions.limits:
             self.state.positions.save(self.folder / "positions.npz")
         self.bar.message(one_line(row, self.state.epochs))
+        if not self._told:
+            self.bar.message(backends_line(ops.picked().values()))
+            self._told = True
         if time.monotonic() - self._drawn > PICTURE_SECONDS:
             self._draw()
 
@@ -43,6 +49,13 @@ class RunReport:
     def _draw(self) -> list[Path]:
         self._drawn = time.monotonic()
         return pictures.draw(self.folder, self.folder.name, self.state.model, self.state.history, self.state.positions)
+
+
+def backends_line(picked: Iterable[str]) -> str:
+    """What computed the depthwise convolutions, by the backend's name for each shape."""
+    shapes = Counter(picked)
+    parts = [f"{name} ({count} shapes)" for name, count in shapes.items()] or ["torch's own operators"]
+    return f"depthwise convolutions by {', '.join(parts)}"
 
 
 def one_line(row: Mapping[str, Any], epochs: int) -> str:

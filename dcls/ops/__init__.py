@@ -1,6 +1,7 @@
 """How a constructed kernel is convolved: one operator for depthwise convolutions, one file a backend beneath it."""
 
+from dcls.ops.adoption import adopt
 from dcls.ops.convolution import convolve, explain
-from dcls.ops.dispatch import get_backend, picked, set_backend
+from dcls.ops.dispatch import get_backend, picked, set_backend, usable
 
-__all__ = ["convolve", "explain", "get_backend", "picked", "set_backend"]
+__all__ = ["adopt", "convolve", "explain", "get_backend", "picked", "set_backend", "usable"]

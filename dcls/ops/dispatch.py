@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from dcls.errors import ConfigError
@@ -92,6 +93,21 @@ def _choose(case: Case, name: str) -> Backend:
             _record(case, backend)
             return backend
     raise ConfigError(f"backend={name!r} cannot convolve {case}: {reason}; backend='auto' can")
+
+
+def usable(name: str, device: str, option: str = "backend") -> list[str]:
+    """The backends that may run convolutions on a device ("cpu", "cuda") when `name` is chosen, the fastest first.
+
+    Which one runs a convolution depends on its shape, too. ConfigError naming `option`, with the reason, where `name`
+    is one of them and cannot run here at all.
+    """
+    if known(name) == REFERENCE:
+        return [name]
+    simple = Case(device, torch.float32, 1, 16, (8, 8), (3, 3), (1, 1), (1, 1))
+    found = reasons(simple)
+    if name != "auto" and found[name] is not None:
+        raise ConfigError(f"{option}={name} cannot be used: {found[name]}")
+    return [each for each, reason in found.items() if reason is None and name in ("auto", each)]
 
 
 def picked() -> dict[str, str]:
