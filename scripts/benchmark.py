@@ -3,6 +3,7 @@
 python scripts/benchmark.py construct                        building kernels: the reference package, autograd
 python scripts/benchmark.py conv                             depthwise convolutions: F.conv2d, a matrix product's rate
 python scripts/benchmark.py model                            networks: the plain one, the reference layer in its place
+python scripts/benchmark.py loop                             the training loop: the same work in a bare one
 python scripts/benchmark.py layer --out runs/benchmarks      whole layers: the reference layer, the plain 7x7
 python scripts/benchmark.py construct --only "v0, dense"     the cases whose name holds the text
 
@@ -22,11 +23,11 @@ SCRIPTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(SCRIPTS), str(SCRIPTS.parent)]
 
 import torch  # noqa: E402  # the checkout need not be installed
-from benchmarks import construct, conv, layer, machine, memory, model, report  # noqa: E402
+from benchmarks import construct, conv, layer, loop, machine, memory, model, report  # noqa: E402
 from benchmarks.contest import Mismatch, Row, against_peers, hold, summed  # noqa: E402
 from benchmarks.setting import Setting  # noqa: E402
 
-BENCHES: dict[str, ModuleType] = {module.BENCH: module for module in (construct, conv, layer, model)}
+BENCHES: dict[str, ModuleType] = {module.BENCH: module for module in (construct, conv, layer, model, loop)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
