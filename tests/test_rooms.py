@@ -15,8 +15,8 @@ OURS = ("dcls", "models", "scripts", "train", "eval")
 
 # What people put into their own projects, and all of ours that it may use.
 LIBRARY = ("dcls", "dcls.errors", "dcls.layers", "dcls.ops", "dcls.surgery")
-# Loaded by dcls.ops.cpu alone, and only where llvmlite is installed.
-GENERATORS = ("dcls.ops.llvm", "dcls.ops.vector_code")
+# Loaded by one backend alone, and only where the package is installed.
+GENERATORS = {"llvmlite": ("dcls.ops.llvm", "dcls.ops.vector_code"), "triton": ("dcls.ops.triton_kernels",)}
 CONFIGURATION = (
     "dcls.composition",
     "dcls.config",
@@ -38,7 +38,7 @@ def within(module: str, rooms: tuple[str, ...]) -> bool:
 def forbidden(importer: str, imported: str) -> str | None:
     """Why `importer` may not import `imported`, or None."""
     top = imported.partition(".")[0]
-    if top == "llvmlite" and importer in GENERATORS:
+    if importer in GENERATORS.get(top, ()):
         return None
     if within(importer, LIBRARY) and top not in (*sys.stdlib_module_names, "torch") and not within(imported, LIBRARY):
         return "layers, ops and surgery need torch alone"

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from dcls.ops import dispatch, reference
-from dcls.ops.case import case_of
+from dcls.ops.case import Case, case_of
 from dcls.ops.operator import depthwise
 
 
@@ -23,14 +23,33 @@ def convolve(
     """x [B, I, H..] or [I, H..] convolved with kernel [O, C, S..], C = I / groups; zeros beyond the border; 1-D to 3-D.
 
     stride and padding are in pixels, one per axis or one for all. The memory format of x is kept. backend: a name that
-    goes before what set_backend chose. Depthwise convolutions in 1-D and 2-D on the CPU, but for float64, run as the
-    operator dcls::depthwise, which is differentiable once; all others are torch's.
+    goes before what set_backend chose. Depthwise convolutions in 1-D and 2-D, but for float64, run as the operator
+    dcls::depthwise, which is differentiable once; all others are torch's. So are, where no backend is named, those on
+    devices other than the CPU, but for the cases of dispatch.set_choices().
     """
     name = dispatch.get_backend() if backend is None else dispatch.known(backend)
-    if name == dispatch.REFERENCE or unfit(x, kernel, groups) is not None:
-        return reference.convolve(x, kernel, bias, stride, padding, groups)
-    axes = kernel.dim() - 2
-    return depthwise(x, kernel, bias, _per_axis(stride, axes), _per_axis(padding, axes), backend)
+    if name != dispatch.REFERENCE and unfit(x, kernel, groups) is None:
+        axes = kernel.dim() - 2
+        stride, padding = _per_axis(stride, axes), _per_axis(padding, axes)
+        if x.device.type != "cpu" or dispatch.is_recording():
+            backend = _noted(name, _case(x, kernel, stride, padding))
+        if backend != dispatch.REFERENCE:
+            return depthwise(x, kernel, bias, stride, padding, backend)
+    return reference.convolve(x, kernel, bias, stride, padding, groups)
+
+
+def _noted(name: str, case: Case) -> str:
+    """The name, or what 'auto' comes to; for dispatch.recording() the case is written down."""
+    dispatch.record(case)
+    return dispatch.choice(case) if name == "auto" else name
+
+
+def _case(x: Tensor, kernel: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Case:
+    """The case that the operator will meet: autocast lowers its tensors."""
+    case = case_of(x, kernel, stride, padding)
+    if case.device in ("cpu", "cuda") and torch.is_autocast_enabled(case.device):
+        case = case._replace(dtype=torch.get_autocast_dtype(case.device))
+    return case
 
 
 def unfit(x: Tensor, kernel: Tensor, groups: int) -> str | None:
@@ -39,8 +58,6 @@ def unfit(x: Tensor, kernel: Tensor, groups: int) -> str | None:
         return f"input {tuple(x.shape)}: only batches of 1-D and 2-D images"
     if groups == 1 or kernel.shape[:2] != (groups, 1) or x.shape[1] != groups:
         return f"kernel {tuple(kernel.shape)} with groups={groups}: only depthwise, one kernel a channel"
-    if x.device.type != "cpu":
-        return f"device {x.device.type}: no backend for it is faster than torch's convolution"
     if x.dtype == torch.float64:
         return "float64: torch's convolution, twice differentiable"
     if _transformed():
@@ -61,12 +78,13 @@ def explain(
         print(f"{dispatch.REFERENCE}: {reason}")
         return dispatch.REFERENCE
     axes = kernel.dim() - 2
-    case = case_of(x, kernel, _per_axis(stride, axes), _per_axis(padding, axes))
+    case = _case(x, kernel, _per_axis(stride, axes), _per_axis(padding, axes))
     print(case)
     for name, why in dispatch.reasons(case).items():
         print(f"{name}: {'can' if why is None else why}")
     name = dispatch.get_backend()
-    return name if name == dispatch.REFERENCE else dispatch.choose(case).NAME
+    name = dispatch.choice(case) if name == "auto" else name
+    return name if name == dispatch.REFERENCE else dispatch.choose(case, name).NAME
 
 
 def _transformed() -> bool:

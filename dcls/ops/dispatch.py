@@ -1,15 +1,16 @@
 """Which backend runs a depthwise convolution: the first of an ordered tuple that has no reason not to."""
 
+import contextlib
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from dcls.errors import ConfigError
-from dcls.ops import cpu, torch_backend
+from dcls.ops import cpu, torch_backend, triton_backend
 from dcls.ops.case import Case
 
 _log = logging.getLogger(__name__)
@@ -42,8 +43,10 @@ class Backend(Protocol):
     ) -> tuple[Tensor, Tensor | None]: ...
 
 
-# The fastest first.
-BACKENDS: tuple[Backend, ...] = (cpu, torch_backend)
+# The fastest first; but one that has to prove itself in each case runs only where it is named: by an argument, by
+# set_backend(), or by set_choices().
+BACKENDS: tuple[Backend, ...] = (triton_backend, cpu, torch_backend)
+UNPROVEN = (triton_backend.NAME,)
 
 # Not one of them: torch's convolution under autograd, in place of the operator.
 REFERENCE = "reference"
@@ -51,6 +54,8 @@ NAMES = ("auto", *(backend.NAME for backend in BACKENDS), REFERENCE)
 
 _chosen = "auto"
 _picked: dict[str, str] = {}
+_choices: dict[str, str] = {}
+_recorder: dict[Case, None] | None = None
 
 
 def set_backend(name: str) -> None:
@@ -74,19 +79,72 @@ def known(name: str) -> str:
     return name
 
 
+def set_choices(table: Mapping[str, str]) -> None:
+    """Which backend 'auto' takes away from the CPU, by the text of a case: what trial.measure() returned.
+
+    Cases that are not in the table run F.conv2d under autograd. Where triton cannot run in this process its choices are
+    dropped, with a warning. ConfigError for names that are no backend's.
+    """
+    global _choices
+    for case, name in table.items():
+        if name == "auto" or name not in NAMES:
+            raise ConfigError(f"choices[{case!r}]={name!r} must be one of {', '.join(NAMES[1:])}")
+    missing = triton_backend.unavailable() if triton_backend.NAME in table.values() else None
+    if missing is not None:
+        _log.warning("depthwise convolutions chosen for triton run F.conv2d: %s", missing)
+        table = {case: name for case, name in table.items() if name != triton_backend.NAME}
+    _choices = dict(table)
+
+
+def choices() -> dict[str, str]:
+    """The table of set_choices; empty at first."""
+    return dict(_choices)
+
+
+def choice(case: Case) -> str:
+    """What 'auto' takes: on the CPU the first backend that can, elsewhere what has been measured to be good."""
+    if case.device == "cpu":
+        return "auto"
+    return _choices.get(str(case), REFERENCE) if _choices else REFERENCE
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[dict[Case, None]]:
+    """The keys of the dictionary become the cases that convolve() meets inside, each once, in their order."""
+    global _recorder
+    before, _recorder = _recorder, {}
+    try:
+        yield _recorder
+    finally:
+        _recorder = before
+
+
+def is_recording() -> bool:
+    return _recorder is not None
+
+
+def record(case: Case) -> None:
+    if _recorder is not None:
+        _recorder[case] = None
+
+
 def reasons(case: Case) -> dict[str, str | None]:
     """By the name of each backend, in order: None, or the reason why it cannot run the case."""
     return {backend.NAME: backend.supports(case) for backend in BACKENDS}
 
 
 def choose(case: Case, name: str | None = None) -> Backend:
-    """The backend for a case. name None: what set_backend chose. ConfigError where the one named cannot run it."""
+    """The backend for a case. name None: what set_backend chose. ConfigError where the one named cannot run it.
+
+    Names that are no backend's ('auto', 'reference') stand for the first that is proven and can.
+    """
     return _choose(case, _chosen if name is None else known(name))
 
 
 @functools.lru_cache(maxsize=4096)
 def _choose(case: Case, name: str) -> Backend:
-    candidates = [backend for backend in BACKENDS if name in ("auto", REFERENCE, backend.NAME)]
+    named = [backend for backend in BACKENDS if name == backend.NAME]
+    candidates = named or [backend for backend in BACKENDS if backend.NAME not in UNPROVEN]
     for backend in candidates:
         reason = backend.supports(case)
         if reason is None:

@@ -21,6 +21,7 @@ class Refuses:
 @pytest.fixture(autouse=True)
 def _as_before(monkeypatch):
     monkeypatch.setattr(dispatch, "_picked", {})
+    monkeypatch.setattr(dispatch, "_choices", {})
     dispatch._choose.cache_clear()
     yield
     dispatch._choose.cache_clear()
@@ -55,6 +56,56 @@ def test_a_pick_is_logged_once_and_recorded(caplog):
     assert ops.picked() == {"8x9x7 float32 on cpu, kernel 5x5, stride 1x1, padding 2x2": "torch"}
 
 
+def on_meta(batch, backend=None):
+    """Whether the operator runs."""
+    x, kernel = torch.zeros(batch, 8, 9, 7, device="meta"), torch.zeros(8, 1, 5, 5, device="meta", requires_grad=True)
+    return "depthwise" in ops.convolve(x, kernel, None, (1,), (2,), 8, backend).grad_fn.name().lower()
+
+
+def test_away_from_the_cpu_only_a_choice_or_a_name_leads_to_the_operator():
+    assert not on_meta(2)
+    dispatch.set_choices({str(CASE._replace(device="meta")): "torch"})
+    assert on_meta(2)
+    assert not on_meta(3)
+    assert on_meta(3, "torch")
+    ops.set_backend("reference")
+    assert not on_meta(2)
+
+
+def test_choices_are_plain_and_checked(monkeypatch, caplog):
+    table = {"a case": "triton", "another": "reference"}
+    monkeypatch.setattr(dispatch.triton_backend, "unavailable", lambda: None)
+    dispatch.set_choices(table)
+    assert dispatch.choices() == table
+    with pytest.raises(ConfigError, match="choices\\['a case'\\]='auto' must be one of triton, cpu"):
+        dispatch.set_choices({"a case": "auto"})
+    monkeypatch.setattr(dispatch.triton_backend, "unavailable", lambda: "no NVIDIA GPU")
+    dispatch.set_choices(table)
+    assert dispatch.choices() == {"another": "reference"}
+    assert [record.getMessage() for record in caplog.records] == [
+        "depthwise convolutions chosen for triton run F.conv2d: no NVIDIA GPU"
+    ]
+
+
+def test_an_unproven_backend_runs_only_by_name(monkeypatch):
+    monkeypatch.setattr(dispatch.triton_backend, "unavailable", lambda: None)
+    case = CASE._replace(device="cuda")
+    chosen = {name: dispatch.choose(case, name).NAME for name in ("auto", "reference", "triton")}
+    assert chosen == {"auto": "torch", "reference": "torch", "triton": "triton"}
+
+
+def test_cases_are_recorded_once_as_the_operator_meets_them():
+    x, kernel = torch.randn(2, 8, 9, 7), torch.randn(8, 1, 5, 5)
+    with dispatch.recording() as cases:
+        for _ in range(2):
+            ops.convolve(x, kernel, None, (1,), (2,), 8)
+        ops.convolve(x, torch.randn(4, 8, 5, 5))
+        with torch.autocast("cpu", torch.bfloat16):
+            ops.convolve(x, kernel, None, (1,), (2,), 8)
+    ops.convolve(x[:1], kernel, None, (1,), (2,), 8)
+    assert list(cases) == [CASE, CASE._replace(dtype=torch.bfloat16)]
+
+
 def test_explain_prints_every_reason(capsys):
     assert ops.explain(torch.zeros(1, 8, 6, 6), torch.zeros(4, 8, 3, 3)) == "reference"
     assert "only depthwise" in capsys.readouterr().out
@@ -73,7 +124,6 @@ def test_explain_prints_every_reason(capsys):
         (torch.zeros(1, 4, 6, 6, 6), torch.zeros(4, 1, 3, 3, 3), 4),
         (torch.zeros(1, 4, 6, 6), torch.zeros(8, 1, 3, 3), 4),
         (torch.zeros(1, 4, 6, 6).double(), torch.zeros(4, 1, 3, 3).double(), 4),
-        (torch.zeros(1, 4, 6, 6, device="meta"), torch.zeros(4, 1, 3, 3, device="meta"), 4),
     ],
 )
 def test_the_rest_is_the_references(x, kernel, groups):
