@@ -80,7 +80,7 @@ def known(name: str) -> str:
 
 
 def set_choices(table: Mapping[str, str]) -> None:
-    """Which backend 'auto' takes away from the CPU, by the text of a case: what trial.measure() returned.
+    """Which backend 'auto' takes away from the CPU, by the text of a case: what trial.choose() returned.
 
     Cases that are not in the table run F.conv2d under autograd. Where triton cannot run in this process its choices are
     dropped, with a warning. ConfigError for names that are no backend's.
