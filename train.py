@@ -29,7 +29,7 @@ from dcls.engine.ema import Ema
 from dcls.engine.folder import RunFolder
 from dcls.engine.loop import Autosave, Stopped, fit
 from dcls.engine.plan import Plan, plan
-from dcls.engine.prepare import precision, prepare, settled_amp
+from dcls.engine.prepare import measured_choices, precision, prepare, settled_amp
 from dcls.engine.progress import Bar
 from dcls.engine.record import Record
 from dcls.engine.report import RunReport
@@ -41,6 +41,7 @@ from dcls.surgery import Report
 
 STOPPED = 143  # what a shell reports after SIGTERM; schedulers requeue on it
 DEBUG_BATCHES = DEBUG_EPOCHS = 2
+EVAL_SLOTS = 4  # in a batch: without gradients they take less memory than one in training
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -75,6 +76,10 @@ def train(config: Config, folder: RunFolder, world: processes.World) -> int:
     }
     state = build_state(step, schedule, identity)
     folder.restore(state, differing=composition.differing, extend=config.run.extend)
+    if world.device.type == "cuda" and config.runtime.conv_backend == "auto":
+        if folder.saved is None:
+            state.choices = measured_choices(model, world, step.precision, shapes_shown(config))
+        ops.set_choices(state.choices)
 
     console = Console(quiet=not world.is_main, force_terminal=True if config.logger.progress == "bar" else None)
     resolved.show(run, report.lines(), console)
@@ -254,8 +259,14 @@ def build_loaders(
         workers=config.data.workers,
         pin_memory=world.device.type == "cuda",
     )
-    # Without gradients a batch of four slots takes less memory than a training slot.
-    return train_loader, build_eval_loader(config.data, val_data, world, batch=4 * schedule.slots.size)
+    return train_loader, build_eval_loader(config.data, val_data, world, batch=EVAL_SLOTS * schedule.slots.size)
+
+
+def shapes_shown(config: Config) -> list[tuple[int, ...]]:
+    """[B, C, H, W] of a batch in training, and of one in evaluation."""
+    channels, slot = config.data.channels, config.recipe.slot
+    shown, evaluated = config.data.image_size, config.data.eval_size
+    return [(slot, channels, shown, shown), (EVAL_SLOTS * slot, channels, evaluated, evaluated)]
 
 
 def train_transform(config: Config) -> data.Transform:

@@ -1,5 +1,6 @@
 """From a bare model to what the step calls, in one order: operators, device, layout, checkpointing, DDP, compile."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dcls import ops
 from dcls.engine.processes import World
 from dcls.errors import ConfigError
+from dcls.ops import trial
 
 AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -72,6 +74,23 @@ def prepare(
         # Buffers belong to the slots' own averaging; broadcasting rank 0's would make them depend on the world.
         forward = DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
     return torch.compile(forward) if compile else forward  # type: ignore[return-value]  # a module, whatever the stub says
+
+
+def measured_choices(
+    model: nn.Module, world: World, precision: Precision, inputs: Sequence[Sequence[int]]
+) -> dict[str, str]:
+    """The fastest right backend of each depthwise convolution that `model` makes of images of these shapes
+    [B, C, H, W], for ops.set_choices. Rank 0 measures, all get its answer; some seconds a shape of convolution.
+    """
+
+    def measure() -> dict[str, str]:
+        cases = []
+        for shape in inputs:
+            with precision.autocast():
+                cases += trial.cases(model, precision.place(torch.zeros(*shape)))
+        return trial.choose(cases, channels_last=precision.channels_last)
+
+    return world.on_main(measure)
 
 
 def _checkpoint_activations(model: nn.Module) -> None:

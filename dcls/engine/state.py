@@ -38,6 +38,8 @@ class TrainState:
         self.best: float | None = None
         self.best_step: int | None = None
         self.running: dict[str, float] = {}
+        # Of backends, measured on a GPU when the run began (ops.set_choices): a continued run must not measure anew.
+        self.choices: dict[str, str] = {}
         # Over the epoch so far, on the device: reading it each step would make the step wait.
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=next(model.parameters()).device)
 
@@ -73,6 +75,7 @@ class TrainState:
             "history": self.history,
             "best": self.best,
             "best_step": self.best_step,
+            "choices": self.choices,
             "running": {**self.running, "loss_sum": float(self.loss_sum)},
             "positions": self.positions.state_dict(),
         }
@@ -91,5 +94,6 @@ class TrainState:
         self.positions.load_state_dict(state["positions"])
         self.step, self.history = state["step"], state["history"]
         self.best, self.best_step = state["best"], state["best_step"]
+        self.choices = dict(state["choices"])
         self.running = dict(state["running"])
         self.loss_sum.fill_(self.running.pop("loss_sum"))

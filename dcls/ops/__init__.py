@@ -2,6 +2,6 @@
 
 from dcls.ops.adoption import adopt
 from dcls.ops.convolution import convolve, explain
-from dcls.ops.dispatch import get_backend, picked, set_backend, usable
+from dcls.ops.dispatch import get_backend, picked, set_backend, set_choices, usable
 
-__all__ = ["adopt", "convolve", "explain", "get_backend", "picked", "set_backend", "usable"]
+__all__ = ["adopt", "convolve", "explain", "get_backend", "picked", "set_backend", "set_choices", "usable"]
