@@ -1,0 +1,323 @@
+"""The papers' tables again: the published row beside what was measured here.
+
+    python scripts/reproduce.py table=imagenet                                what is here; commands for what is missing
+    python scripts/reproduce.py table=imagenet data.root=/data/imagenet run=missing     trains it, one run after another
+    python scripts/reproduce.py table=imagenet scale=mini run=missing         the small twin, on the bundled images
+    python scripts/reproduce.py table=imagenet scale=mini root=docs/tables    the small twin as it was committed
+
+Options: table (imagenet, resnet50, interpolations, ablations), scale (full, mini), run (missing), seeds (0,1,2), root
+(folder of the runs: runs), out (folder of the tables: runs/tables), seconds (timing of the networks, 0: none), batch,
+device (cpu, cuda), jobs (runs side by side); data.root and any other option of train.py are handed on. Parameters,
+multiply-adds and speed are computed here every time; accuracies are those of finished runs. Started again, runs that
+were interrupted continue.
+"""
+
+import csv
+import io
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+SCRIPTS = Path(__file__).resolve().parent
+sys.path[:0] = [str(SCRIPTS), str(SCRIPTS.parent)]
+
+import torch  # noqa: E402  # the checkout need not be installed
+from benchmarks import machine  # noqa: E402
+from quickstart import call  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.table import Table as RichTable  # noqa: E402
+from tables import cost, picture, results  # noqa: E402
+from tables.arms import SCALES, TABLES, Arm, Table  # noqa: E402
+
+import models  # noqa: E402
+from dcls.atomic import writable, write_text  # noqa: E402
+from dcls.engine import resolved  # noqa: E402
+from dcls.errors import ConfigError, reported  # noqa: E402
+
+HEADER = (
+    "model",
+    "parameters",
+    "paper",
+    "FLOPs",
+    "paper",
+    "train speed",
+    "inference speed",
+    "top-1 % (EMA)",
+    "paper",
+    "released, here",
+    "minus first, paired",
+    "seeds",
+)
+NOT_RUN = "-"
+KINDS = ("train", "inference")
+SHOWN = 10  # commands on the console
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options. `rest` goes to train.py."""
+
+    table: str = ""
+    scale: str = "full"
+    run: str = ""
+    seeds: str = ""
+    root: str = "runs"
+    out: str = "runs/tables"
+    seconds: float = 5.0
+    batch: int = 0
+    device: str = ""
+    jobs: int = 1
+    rest: tuple[str, ...] = ()
+
+    @property
+    def seed_numbers(self) -> list[int]:
+        return [int(each) for each in (self.seeds or ("0" if self.scale == "full" else "0,1,2,3,4")).split(",")]
+
+    @property
+    def where(self) -> str:
+        return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+    @property
+    def images(self) -> int:
+        """In a batch that is timed."""
+        return self.batch or (128 if self.where == "cuda" else 32 if self.scale == "mini" else 2)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: costs, speeds (images a second over the first row's) and accuracies by seed."""
+
+    arm: Arm
+    params: int
+    flops: int
+    paper: Mapping[str, Any]
+    speeds: Mapping[str, cost.Speed]
+    top1: Mapping[int, float]
+    released: float | None
+
+
+def main(arguments: Sequence[str]) -> int:
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0
+    asked = parsed(arguments)
+    table, root, out = TABLES[asked.table], Path(asked.root), writable(asked.out, "out")
+    arms = table.arms[asked.scale]
+    runs = {
+        (arm.name, seed): results.wanted(arm, seed, asked.scale, root, asked.rest)
+        for arm in arms
+        for seed in asked.seed_numbers
+    }
+    missing = [run for run in runs.values() if results.finished(run) is None]
+    if asked.run and missing:
+        train_all(missing, asked)
+        missing = []
+    rows = [measured(arm, runs, asked) for arm in arms]
+    rows = with_speeds(rows, runs, asked)
+    show(table, rows, missing, out / (asked.table if asked.scale == "full" else f"{asked.table}-mini"), asked)
+    return 0
+
+
+def parsed(arguments: Sequence[str]) -> Asked:
+    """Raises ConfigError, one line, for an unknown choice or an ill-typed value."""
+    own = {field.name: field.type for field in fields(Asked) if field.name != "rest"}
+    values: dict[str, Any] = {}
+    rest = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if not equals:
+            raise ConfigError(f"{argument}: options are written name=value, such as table=imagenet")
+        if name not in own:
+            rest.append(argument)
+            continue
+        kind: Any = own[name]
+        try:
+            values[name] = kind(value)
+        except ValueError as error:
+            raise ConfigError(f"{argument}: must be a number") from error
+    asked = Asked(**values, rest=tuple(rest))
+    for name, value, known in (
+        ("table", asked.table, TABLES),
+        ("scale", asked.scale, SCALES),
+        ("run", asked.run, ("", "missing")),
+        ("device", asked.device, ("", "cpu", "cuda")),
+    ):
+        if value not in known:
+            raise ConfigError(f"{name}={value}: choose one of {', '.join(each for each in known if each)}")
+    try:
+        valid = min(asked.seed_numbers) >= 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ConfigError(f"seeds={asked.seeds}: must be numbers from 0 on, such as 0,1,2")
+    return asked
+
+
+def train_all(missing: Sequence[results.Wanted], asked: Asked) -> None:
+    """One after another, or `jobs` side by side, each with its own thread then. Leaves with a failing run's code."""
+    threads = ("runtime.threads=1",) if asked.scale == "mini" else ()
+    with ThreadPoolExecutor(asked.jobs) as pool:
+        for done in [
+            pool.submit(partial(call, label=f"{run.folder.name:24} | "), "train.py", *run.arguments, *threads)
+            for run in missing
+        ]:
+            done.result()
+
+
+def measured(arm: Arm, runs: Mapping[tuple[str, int], results.Wanted], asked: Asked) -> Row:
+    seeds = asked.seed_numbers
+    summaries = {seed: results.finished(runs[arm.name, seed]) for seed in seeds}
+    config = runs[arm.name, seeds[0]].config
+    costs = cost.count(cost.network(config), config)
+    version = getattr(config.surgery, "version", None)
+    paper = models.paper_figures(config.model.name, config.surgery.mode, version) if published(arm, asked) else None
+    top1 = {seed: _accuracy(summary) for seed, summary in summaries.items() if summary is not None}
+    return Row(arm, costs.params, costs.flops, paper or {}, {}, top1, results.released(arm, Path(asked.root)))
+
+
+def published(arm: Arm, asked: Asked) -> bool:
+    """Only the experiments themselves are rows of a paper; an option more is our question."""
+    return asked.scale == "full" and len(arm.options) == 1
+
+
+def _accuracy(summary: Mapping[str, Any]) -> float:
+    return summary["top1"] if summary["top1_ema"] is None else summary["top1_ema"]
+
+
+def with_speeds(rows: list[Row], runs: Mapping[tuple[str, int], results.Wanted], asked: Asked) -> list[Row]:
+    if asked.seconds <= 0:
+        return rows
+    configs = {row.arm.name: runs[row.arm.name, asked.seed_numbers[0]].config for row in rows}
+    networks = {name: (cost.network(config), config) for name, config in configs.items()}
+    how = {"device": asked.where, "batch": asked.images, "seconds": asked.seconds * len(rows)}
+    speeds = {
+        kind: cost.relative_speeds(networks, training=kind == "train", **how)  # type: ignore[arg-type]
+        for kind in KINDS
+    }
+    return [
+        Row(**{**vars(row), "speeds": {kind: found[row.arm.name] for kind, found in speeds.items()}}) for row in rows
+    ]
+
+
+def show(table: Table, rows: Sequence[Row], missing: Sequence[results.Wanted], path: Path, asked: Asked) -> None:
+    mini = asked.scale == "mini"
+    title = table.title + (": a small twin, on 12,000 images of Fashion-MNIST" if mini else "")
+    header, *lines = without_gaps([HEADER, *(cells(row, rows[0]) for row in rows)])
+    notes = [*(() if mini else table.notes), *seed_notes(rows), *measurement_notes(asked)]
+    commands = [run.command for run in missing]
+    if commands:
+        notes.append(f"not run here: {len(commands)} runs; add run=missing, or start them yourself:")
+    write_text(path.with_suffix(".md"), markdown(title, [header, *lines], notes, commands))
+    write_text(path.with_suffix(".csv"), as_csv(rows))
+    draw(path.with_suffix(".png"), title, rows, asked)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 190
+    drawn = RichTable(*header, title=title, title_justify="left")
+    for column in drawn.columns[1:]:
+        column.justify = "right"
+    for line in lines:
+        drawn.add_row(*line)
+    console.print("", drawn, *(f"- {note}" for note in notes), sep="\n", markup=False, highlight=False)
+    for command in commands[:SHOWN]:
+        console.print(f"    {command}", markup=False, highlight=False, soft_wrap=True)
+    if len(commands) > SHOWN:
+        console.print(f"    ... all {len(commands)} stand in {path}.md", markup=False, highlight=False)
+    console.print(f"wrote {path}.md, .csv and .png", markup=False, highlight=False)
+
+
+def cells(row: Row, first: Row) -> list[str]:
+    gain = None if row is first else results.difference(row.top1, first.top1)
+    return [
+        row.arm.label,
+        f"{row.params:,}",
+        _or_dash(row.paper.get("params"), lambda value: f"{value / 1e6:g} M"),
+        resolved.flops_text(row.flops),
+        _or_dash(row.paper.get("flops"), lambda value: f"{value / 1e9:g} G"),
+        *(_or_dash(row.speeds.get(kind), lambda value: f"{value.ratio:.2f}x") for kind in KINDS),
+        results.spread(list(row.top1.values())),
+        _or_dash(row.paper.get("top1"), lambda value: f"{value}{_mark(row)}"),
+        _or_dash(row.released, lambda value: f"{value:.2f}"),
+        _or_dash(gain, str),
+        str(len(row.top1) or NOT_RUN),
+    ]
+
+
+def without_gaps(lines: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    """Without the columns in which no line has anything to say."""
+    columns = [column for column in zip(*lines, strict=True) if set(column[1:]) != {NOT_RUN}]
+    return list(zip(*columns, strict=True))
+
+
+def _or_dash(value: Any, text: Any) -> str:
+    return NOT_RUN if value is None else text(value)
+
+
+def _mark(row: Row) -> str:
+    return " (memory)" if "memory" in row.paper.get("source", "") else ""
+
+
+def seed_notes(rows: Sequence[Row]) -> list[str]:
+    gains = [gain for row in rows[1:] if (gain := results.difference(row.top1, rows[0].top1))]
+    if not gains:
+        return []
+    need = max(gain.seeds_for for gain in gains)
+    few = min(gain.seeds_for for gain in gains)
+    return [
+        "differences are paired by seed, with their 95 % interval, not corrected for the number of rows; one of 0.3 "
+        f"points would need {few} to {need} seeds here (80 % power)"
+    ]
+
+
+def measurement_notes(asked: Asked) -> list[str]:
+    if asked.seconds <= 0:
+        return []
+    return [
+        "speed: images a second over the first row's in one run, forward and backward or fused inference, "
+        f"batches of {asked.images}, {'; '.join(machine.describe(asked.where))}"
+    ]
+
+
+def markdown(title: str, lines: Sequence[Sequence[str]], notes: Sequence[str], commands: Sequence[str]) -> str:
+    """The first line is the header."""
+    table = [lines[0], ("---", *["---:"] * (len(lines[0]) - 1)), *lines[1:]]
+    text = [f"# {title}", "", *("| " + " | ".join(line) + " |" for line in table), "", *(f"- {n}" for n in notes)]
+    return "\n".join([*text, "", *(f"    {command}" for command in commands)]).rstrip() + "\n"
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """A line a row and seed; a row without runs has one line."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ("model", "params", "flops", "paper_params", "paper_flops", "paper_top1", "train_speed", "inference_speed",
+         "released_top1", "seed", "top1_ema")
+    )  # fmt: skip
+    for row in rows:
+        costs = [row.arm.label, row.params, row.flops, *(row.paper.get(name) for name in ("params", "flops", "top1"))]
+        costs += [*(row.speeds[kind].ratio if kind in row.speeds else None for kind in KINDS), row.released]
+        for seed, top1 in row.top1.items() or [("", "")]:
+            writer.writerow([*costs, seed, top1])
+    return text.getvalue()
+
+
+def draw(path: Path, title: str, rows: Sequence[Row], asked: Asked) -> None:
+    if asked.scale == "mini":
+        if rows[0].top1:
+            picture.accuracies(path, {row.arm.label: list(row.top1.values()) for row in rows}, title)
+        return
+    ours = [
+        (row.arm.label, fmean(row.top1.values()), row.speeds["inference"].latency)
+        for row in rows
+        if row.top1 and row.speeds
+    ]
+    picture.accuracy_against_latency(path, ours, machine.describe(asked.where)[0])
+
+
+if __name__ == "__main__":
+    sys.exit(reported(lambda: main(sys.argv[1:])))

@@ -1,0 +1,1 @@
+"""The papers' tables: what their rows are, what has been measured of them, what they cost, how they are shown."""

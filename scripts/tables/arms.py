@@ -1,0 +1,186 @@
+"""The rows of every table: the options of train.py that make each of them, and the weights released for it.
+
+A table has two scales. `full` is the paper's own, on ImageNet. `mini` asks the same question of a small network and the
+bundled images: what two cores can honestly say in an hour or two.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+SCALES = ("full", "mini")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A row. name: of its run folders at mini scale. options: of train.py, without the seed. released: a shortcut of
+    eval.py's `checkpoint`. The first arm of a table is what the others are compared with.
+    """
+
+    name: str
+    label: str
+    options: tuple[str, ...]
+    released: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """title: what it is. arms: by scale. notes: what a reader must know beside the figures."""
+
+    title: str
+    arms: Mapping[str, tuple[Arm, ...]]
+    notes: tuple[str, ...] = ()
+
+
+EMA_NOTE = (
+    "paper: its average of a shared position moves once a block that shares it (timm's EMA), ours once a step; "
+    "ema.shared=per_block reproduces the paper's"
+)
+PADDED_NOTE = (
+    "paper: its evaluation pads the last batches, at most 16 of 50,000 images count twice; ours counts each once"
+)
+
+
+def _experiment(name: str, label: str, *options: str, released: str = "") -> Arm:
+    return Arm(name, label, (f"+experiment={name}", *options), released)
+
+
+def _tiny(name: str, label: str, *surgery: str) -> Arm:
+    return Arm(name, label, ("+experiment=convnext_dcls", *surgery))
+
+
+def _small(name: str, label: str, *options: str) -> Arm:
+    return Arm(name, label, ("+experiment=quickstart", *options))
+
+
+def _small_resnet(name: str, label: str, *options: str) -> Arm:
+    network = ("model.name=resnet18", "model.args={channels: [16, 16, 32, 64]}")
+    return Arm(name, label, ("+experiment=quickstart", *network, *options))
+
+
+PLAIN = _small("plain", "ConvNeXt, 7x7", "surgery=none")
+V0 = _small("dcls_v0", "DCLS v0, 13x13", "surgery=dcls_quickstart")
+GAUSS = _small("dcls_gauss", "DCLS gauss, 13x13", "surgery=dcls_quickstart", "surgery.version=gauss")
+V1 = _small("dcls_v1", "DCLS v1, 13x13", "surgery=dcls_quickstart", "surgery.version=v1")
+# With SIG = 0, where the authors' code starts it, the width has no gradient and `max` is v1.
+MAX = _small(
+    "dcls_max",
+    "DCLS max, 13x13, SIG from 0.5",
+    "surgery=dcls_quickstart",
+    "surgery.version=max",
+    "surgery.sigma_init=0.5",
+)
+FROZEN = _small(
+    "frozen_v0", "v0, positions frozen at their start", "surgery=dcls_quickstart", "surgery.position_lr_scale=0"
+)
+STD05 = _small(
+    "dcls_v0_std05",
+    "v0, positions from std 0.5 (the paper's)",
+    "surgery=dcls_quickstart",
+    "surgery.position_init_std=0.5",
+)
+DILATED = _small("dilated", "ConvNeXt, 7x7 with dilation 2", "surgery=dilated")
+LARGE = _small(
+    "large_kernel", "ConvNeXt, dense 13x13 (more weights)", "surgery=large_kernel", "surgery.dilated_kernel_size=13"
+)
+
+
+def _ablation(name: str, label: str, *options: str) -> Arm:
+    return _small(name, label, "surgery=dcls_quickstart", *options)
+
+
+IMAGENET = Table(
+    "ImageNet-1k: ConvNeXt and its DCLS variant (arXiv 2112.03740)",
+    {
+        "full": tuple(
+            arm
+            for size in ("tiny", "small", "base")
+            for arm in (
+                _experiment(f"convnext_{size}", f"ConvNeXt-{size[0].upper()}"),
+                _experiment(
+                    "convnext_dcls" if size == "tiny" else f"convnext_dcls_{size}",
+                    f"ConvNeXt-{size[0].upper()}-dcls",
+                    released=f"convnext_dcls_{size}.paper",
+                ),
+            )
+        ),
+        "mini": (PLAIN, DILATED, V0, V1, MAX, GAUSS, FROZEN, STD05, LARGE),
+    },
+    (EMA_NOTE, PADDED_NOTE),
+)
+
+RESNET50 = Table(
+    "ImageNet-1k: ResNet-50 (arXiv 2112.03740)",
+    {
+        "full": (
+            _experiment("resnet50", "ResNet-50"),
+            _experiment("resnet50_dilated", "ResNet-50, 3x3 with dilation 2"),
+            _experiment("resnet50_dcls", "ResNet-50-dcls, 7x7, 5 taps", released="resnet50_dcls.paper"),
+            Arm(
+                "resnet50_dcls_6",
+                "ResNet-50-dcls, 7x7, 6 taps",
+                ("+experiment=resnet50_dcls", "surgery.kernel_count=6"),
+            ),
+        ),
+        "mini": (
+            _small_resnet("resnet_plain", "ResNet-18 (narrow), 3x3", "surgery=none"),
+            _small_resnet("resnet_dilated", "the same, dilation 2", "surgery=dilated"),
+            _small_resnet("resnet_dcls", "DCLS v0, 7x7", "surgery=dcls_resnet"),
+            _small_resnet("resnet_large_kernel", "dense 7x7 (more weights)", "surgery=large_kernel"),
+        ),
+    },
+    (EMA_NOTE, PADDED_NOTE, "the values of the paper's ResNet-50 recipe are published nowhere; ours is A3 (configs)"),
+)
+
+INTERPOLATIONS = Table(
+    "Interpolations of ConvNeXt-T at equal parameters (arXiv 2306.00817)",
+    {
+        "full": (
+            _experiment("convnext_tiny", "ConvNeXt-T"),
+            _experiment("convnext_dcls", "v0, 17x17", released="convnext_dcls_tiny.paper"),
+            _tiny("convnext_dcls_v1", "v1, 17x17", "surgery=dcls_v1"),
+            _tiny("convnext_dcls_max", "max, 17x17, SIG from 0.5", "surgery=dcls_max", "surgery.sigma_init=0.5"),
+            _experiment("convnext_dcls_gauss", "gauss, 23x23", released="convnext_dcls_gauss_tiny.paper"),
+        ),
+        "mini": (PLAIN, V0, V1, MAX, GAUSS),
+    },
+    (EMA_NOTE, PADDED_NOTE),
+)
+
+ABLATIONS = Table(
+    "Ablations of DCLS v0 (arXiv 2112.03740, section 4 and appendix)",
+    {
+        "full": (
+            _experiment("convnext_dcls", "as published: 17x17, std 0.5, rate x5, shared"),
+            _tiny("size_13", "size 13", "surgery.dilated_kernel_size=13"),
+            _tiny("size_23", "size 23", "surgery.dilated_kernel_size=23"),
+            _tiny("count_26", "26 taps", "surgery.kernel_count=26"),
+            _tiny("unshared", "positions of its own for each block", "surgery.share=false"),
+            _tiny("std_2", "positions from std 2", "surgery.position_init_std=2"),
+            _tiny("rate_1", "position rate x1", "surgery.position_lr_scale=1"),
+            _tiny("no_repulsion", "no repulsive loss", "surgery.repulsive_loss=false"),
+            _tiny("no_clamp", "no clamping", "surgery.clamp=false"),
+        ),
+        "mini": (
+            _small("dcls_v0", "v0: 13x13, 24 taps, std 2, rate x5, shared", "surgery=dcls_quickstart"),
+            _ablation("size_9", "size 9", "surgery.dilated_kernel_size=9"),
+            _ablation("size_17", "size 17", "surgery.dilated_kernel_size=17"),
+            _ablation("count_12", "12 taps", "surgery.kernel_count=12"),
+            _ablation("count_48", "48 taps", "surgery.kernel_count=48"),
+            _ablation("unshared", "positions of its own for each block", "surgery.share=false"),
+            STD05,
+            _ablation("rate_1", "position rate x1", "surgery.position_lr_scale=1"),
+            _ablation("rate_20", "position rate x20", "surgery.position_lr_scale=20"),
+            FROZEN,
+            _ablation(
+                "repulsion", "repulsive loss from epoch 2 on", "surgery.repulsive_loss=true",
+                "surgery.repulsive_after_epoch=0",
+            ),
+            _ablation("no_clamp", "no clamping", "surgery.clamp=false"),
+        ),
+    },
+)  # fmt: skip
+
+TABLES: Mapping[str, Table] = MappingProxyType(
+    {"imagenet": IMAGENET, "resnet50": RESNET50, "interpolations": INTERPOLATIONS, "ablations": ABLATIONS}
+)

@@ -1,0 +1,65 @@
+"""Tables as pictures: accuracy against latency, as figure 1 of arXiv 2112.03740; the seeds' top-1 at mini scale."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from dcls.analysis.plots import COLOURS, GRID, INK, PALE
+from dcls.atomic import replacing
+
+# Read off that figure; milliseconds an image, one figure of an unnamed device. (top-1 %, ms), T, S, B in order.
+FIGURE_1 = {
+    "ConvNeXt (paper)": ((82.1, 1.290), (83.1, 2.237), (83.8, 3.424)),
+    "ConvNeXt-dcls (paper)": ((82.5, 1.378), (83.7, 2.307), (84.1, 3.504)),
+    "SLaK": ((82.5, 1.714), (83.8, 2.718), (84.0, 4.075)),
+    "RepLKNet-31B": ((83.5, 3.384),),
+}
+
+
+def accuracy_against_latency(path: Path, ours: Sequence[tuple[str, float, float]], where: str) -> None:
+    """ours: (label, top-1 %, ms an image) of what was trained and timed here; where: the device it was timed on."""
+    figure, axis = _axes((7.5, 4.8))
+    for colour, (name, points) in zip(COLOURS, FIGURE_1.items(), strict=False):
+        accuracies, latencies = zip(*points, strict=True)
+        axis.plot(latencies, accuracies, "o-", color=colour, label=name, markersize=5, linewidth=1.2)
+    for label, accuracy, latency in ours:
+        axis.plot(latency, accuracy, "*", color=INK, markersize=11)
+        axis.annotate(label, (latency, accuracy), xytext=(5, 4), textcoords="offset points", fontsize=8)
+    axis.set_xlabel("latency, ms an image" + (f" (stars: {where})" if ours else ""), color=INK)
+    axis.set_ylabel("ImageNet-1k top-1, %", color=INK)
+    axis.legend(frameon=False, fontsize=8, loc="lower right")
+    _save(figure, axis, path, "Circles: read off figure 1 of arXiv 2112.03740, whose device is not named")
+
+
+def accuracies(path: Path, arms: Mapping[str, Sequence[float]], title: str) -> None:
+    """A row an arm: every seed a point, the mean a line; the first arm's mean through all of them."""
+    shown = {label: values for label, values in arms.items() if values}
+    figure, axis = _axes((7.5, 1.3 + 0.38 * len(shown)))
+    for row, values in enumerate(shown.values()):
+        axis.plot(values, [row] * len(values), "o", color=COLOURS[0], alpha=0.55, markersize=5)
+        axis.plot([fmean(values)] * 2, [row - 0.3, row + 0.3], color=INK, linewidth=2)
+    axis.axvline(fmean(next(iter(shown.values()))), color=COLOURS[1], linewidth=1, linestyle="--")
+    axis.set_yticks(range(len(shown)), list(shown), fontsize=9)
+    axis.invert_yaxis()
+    axis.set_xlabel("top-1 of the averaged weights, %: points are seeds, bars their mean, dashed: the first row's")
+    axis.set_title(title, loc="left", fontsize=11, color=INK)
+    _save(figure, axis, path, "")
+
+
+def _axes(size: tuple[float, float]):  # type: ignore[no-untyped-def]  # matplotlib's
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots()
+
+
+def _save(figure, axis, path: Path, note: str) -> None:  # type: ignore[no-untyped-def]
+    axis.grid(color=GRID)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    if note:
+        figure.supxlabel(note, fontsize=7, color=PALE)
+    with replacing(path) as stream:
+        figure.savefig(stream, format="png", dpi=130)

@@ -1,0 +1,110 @@
+"""What has been measured of a row: finished runs, one a seed, and evaluations of released weights."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import yaml
+
+from dcls import composition
+from dcls.config import Config
+from tables.arms import Arm
+
+# Two-sided 95 % quantiles of Student's t, by degrees of freedom from 1 on.
+T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120)
+T95_MANY = 1.96
+# Standard errors that a difference must have to be seen 4 times of 5 at a level of 5 %.
+POWER80 = 1.96 + 0.84
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A run of a row: the arguments of train.py that make it, its folder, and its configuration."""
+
+    arguments: tuple[str, ...]
+    folder: Path
+    config: Config
+
+    @property
+    def command(self) -> str:
+        return "python train.py " + " ".join(f"'{each}'" if " " in each else each for each in self.arguments)
+
+
+def wanted(arm: Arm, seed: int, scale: str, root: Path, data: Sequence[str]) -> Wanted:
+    """Where the run is, finished or not. data: more arguments, which say where the images are."""
+    own = f"seed={seed}"
+    cfg, overrides = composition.compose("train", [*arm.options, own, *data, "dry_run=true"])
+    config = composition.typed(cfg, overrides)
+    if scale == "mini":
+        folder = root / "mini" / f"{arm.name}-s{seed}"
+    else:
+        folder = root / composition.run_name(config, [each.lstrip("+") for each in (*arm.options, own)])
+    return Wanted((*arm.options, own, *data, f"run.dir={folder}"), folder, config)
+
+
+def finished(run: Wanted) -> dict[str, Any] | None:
+    """The run's summary.json. None where there is none.
+
+    Raises ConfigError where the folder holds another run.
+    """
+    summary, config = (run.folder / name for name in ("summary.json", "config.yaml"))
+    if not summary.is_file() or not config.is_file():
+        return None
+    theirs = yaml.safe_load(config.read_text())
+    own = asdict(run.config)
+    # What `auto` stood for where it ran.
+    own["runtime"] |= {name: theirs["runtime"].get(name) for name in ("device", "amp")}
+    own["debug"] = False
+    if others := composition.differing(theirs, own):
+        raise composition.ConfigError(
+            f"root: {run.folder} holds another run than the table asks for ({', '.join(others)} differ); "
+            "move it, or choose another root"
+        )
+    return json.loads(summary.read_text())
+
+
+def released(arm: Arm, root: Path) -> float | None:
+    """Top-1 of the released weights, evaluated here into <root>/<shortcut>."""
+    path = root / arm.released / "eval.json"
+    if not arm.released or not path.is_file():
+        return None
+    return json.loads(path.read_text())[0]["top1"]
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation; a dash for none."""
+    if not values:
+        return "-"
+    return f"{fmean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of an arm to the first one, paired by seed: mean, half the 95 % interval, standard deviation, pairs."""
+
+    mean: float
+    half: float
+    sd: float
+    pairs: int
+
+    @property
+    def seeds_for(self) -> int:
+        """Seeds that would show a difference of 0.3 points (80 % power, 5 % level)."""
+        return max(2, math.ceil((POWER80 * self.sd / 0.3) ** 2))
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.2f} ± {self.half:.2f}"
+
+
+def difference(mine: Mapping[int, float], first: Mapping[int, float]) -> Difference | None:
+    """None for fewer than two common seeds."""
+    gains = [mine[seed] - first[seed] for seed in sorted(mine.keys() & first.keys())]
+    if len(gains) < 2:
+        return None
+    freedom, sd = len(gains) - 1, stdev(gains)
+    quantile = T95[freedom - 1] if freedom <= len(T95) else T95_MANY
+    return Difference(fmean(gains), quantile * sd / len(gains) ** 0.5, sd, len(gains))

@@ -1,0 +1,118 @@
+import csv
+import json
+import math
+import statistics
+from dataclasses import asdict
+
+import pytest
+import yaml
+
+from dcls.errors import reported
+from scripts import reproduce
+from scripts.reproduce import TABLES, results
+
+
+def run(*arguments):
+    return reported(lambda: reproduce.main(arguments))
+
+
+def finish(root, table, arm_name, seed, top1, **changes):
+    """What train.py would leave of a run at mini scale."""
+    arm = next(arm for arm in TABLES[table].arms["mini"] if arm.name == arm_name)
+    wanted = results.wanted(arm, seed, "mini", root, ())
+    config = asdict(wanted.config)
+    config["runtime"] |= {"device": "cpu", "amp": "off"}
+    config["recipe"] |= changes
+    wanted.folder.mkdir(parents=True)
+    (wanted.folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (wanted.folder / "summary.json").write_text(json.dumps({"top1": top1 - 1, "top1_ema": top1}))
+
+
+def test_a_table_has_costs_accuracies_and_paired_differences(tmp_path, capsys):
+    plain, ours = [87.0, 88.0, 87.4], [87.5, 88.2, 88.3]
+    for seed in range(3):
+        finish(tmp_path, "interpolations", "plain", seed, plain[seed])
+        finish(tmp_path, "interpolations", "dcls_v0", seed, ours[seed])
+    options = ["table=interpolations", "scale=mini", "seconds=0", f"root={tmp_path}", f"out={tmp_path / 'out'}"]
+    assert run(*options) == 0
+    text = (tmp_path / "out" / "interpolations-mini.md").read_text()
+    gains = [b - a for a, b in zip(plain, ours, strict=True)]
+    half = 4.303 * statistics.stdev(gains) / math.sqrt(3)  # Student's t, 2 degrees of freedom
+    assert "| ConvNeXt, 7x7 | 144,314 | 3.1 M | 87.47 ± 0.50 | - | 3 |" in text
+    assert (
+        f"| DCLS v0, 13x13 | 144,090 | 4.3 M | 88.00 ± 0.44 | {statistics.fmean(gains):+.2f} ± {half:.2f} | 3 |" in text
+    )
+    assert "| DCLS gauss, 13x13 | 144,090 | 4.3 M | - | - | - |" in text
+    # 5 arms of 5 seeds, less the 6 that are finished
+    assert "not run here: 19 runs" in text
+    assert text.count("    python train.py +experiment=quickstart surgery=") == 19
+    rows = list(csv.DictReader((tmp_path / "out" / "interpolations-mini.csv").read_text().splitlines()))
+    assert [row["top1_ema"] for row in rows if row["model"] == "DCLS v0, 13x13"] == ["87.5", "88.2", "88.3"]
+    assert (tmp_path / "out" / "interpolations-mini.png").stat().st_size > 10_000
+    assert "88.00 ± 0.44" in capsys.readouterr().out
+
+
+def test_published_figures_stand_beside_ours_and_released_weights_too(tmp_path):
+    (tmp_path / "convnext_dcls_tiny.paper").mkdir()
+    (tmp_path / "convnext_dcls_tiny.paper" / "eval.json").write_text('[{"top1": 82.41}]')
+    options = ["table=interpolations", "seconds=0", f"root={tmp_path}", f"out={tmp_path}"]
+    assert run(*options) == 0
+    text = (tmp_path / "interpolations.md").read_text()
+    assert "| v0, 17x17 | 28,587,688 | 28 M | 4.985 G | 5 G | 82.5 | 82.41 |" in text
+    assert "| max, 17x17, SIG from 0.5 | 28,586,536 | - | 4.985 G | - | - | - |" in text
+    assert "ema.shared=per_block" in text
+
+
+def test_missing_runs_are_started_one_after_another(tmp_path, monkeypatch):
+    called = []
+
+    def call(script, *arguments, label):
+        called.append((script, *arguments))
+        arm, seed = arguments[-2].rpartition("/")[2].rsplit("-s", 1)
+        finish(tmp_path, "resnet50", arm, int(seed), 80.0)
+
+    monkeypatch.setattr(reproduce, "call", call)
+    options = ["table=resnet50", "scale=mini", "run=missing", "seeds=3", "seconds=0", f"root={tmp_path}"]
+    assert run(*options, f"out={tmp_path}") == 0
+    assert len(called) == 4
+    network = ("model.name=resnet18", "model.args={channels: [16, 16, 32, 64]}")
+    folder = f"run.dir={tmp_path / 'mini' / 'resnet_plain-s3'}"
+    choices = ("+experiment=quickstart", *network, "surgery=none", "seed=3", folder)
+    assert called[0] == ("train.py", *choices, "runtime.threads=1")
+    assert "not run here" not in (tmp_path / "resnet50-mini.md").read_text()
+    assert run(*options, f"out={tmp_path}") == 0
+    assert len(called) == 4
+
+
+def test_speeds_are_relative_to_the_first_row():
+    asked = reproduce.parsed(["table=interpolations", "scale=mini", "seeds=0", "seconds=0.01", "batch=2"])
+    arms = TABLES["interpolations"].arms["mini"][:2]
+    runs = {(arm.name, 0): results.wanted(arm, 0, "mini", reproduce.Path("runs"), ()) for arm in arms}
+    rows = reproduce.with_speeds([reproduce.Row(arm, 0, 0, {}, {}, {}, None) for arm in arms], runs, asked)
+    assert rows[0].speeds["train"].ratio == rows[0].speeds["inference"].ratio == 1
+    assert all(row.speeds[kind].latency > 0 for row in rows for kind in ("train", "inference"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["table=robust"], "table=robust: choose one of imagenet"),
+        (["table=imagenet", "scale=half"], "scale=half: choose one of full, mini"),
+        (["table=imagenet", "seeds=x"], "seeds=x"),
+        (["table=imagenet", "seconds=long"], "seconds=long"),
+        (["table=imagenet", "data.rot=/x"], "did you mean data.root"),
+        (["imagenet"], "table=imagenet"),
+        (["table=imagenet", "out=/dev/null/x"], "out=/dev/null/x: cannot be written"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, expected, capsys):
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert expected in error
+
+
+def test_another_run_in_the_place_of_a_row_is_refused(tmp_path, capsys):
+    finish(tmp_path, "imagenet", "plain", 0, 90.0, epochs=3)
+    assert run("table=imagenet", "scale=mini", "seeds=0", f"root={tmp_path}", f"out={tmp_path}") == 2
+    assert "holds another run than the table asks for (recipe.epochs differ)" in capsys.readouterr().err
