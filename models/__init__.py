@@ -5,6 +5,7 @@ Importing it registers `<timm name>_dcls`, `<timm name>_dcls_<version>` and `con
 
 from models import quickstart as _quickstart  # noqa: F401  registered before the families look at timm's names
 from models import registered as _registered  # noqa: F401
+from models.blueprint import Blueprint, blueprint
 from models.conversion import convert
 from models.depth import layer_ids
 from models.factory import create
@@ -13,8 +14,10 @@ from models.published import paper_figures
 from models.weights import create_from, load_plain, weights_of
 
 __all__ = [
+    "Blueprint",
     "FAMILIES",
     "Family",
+    "blueprint",
     "convert",
     "create",
     "create_from",

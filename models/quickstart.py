@@ -25,15 +25,17 @@ default_cfgs = generate_default_cfgs(
 )
 
 
+# Maps of 14, 7, 3 and 1 pixels; the last stage is its downsampling alone.
+SHAPE: dict[str, Any] = {"depths": (2, 2, 2, 0), "dims": (16, 32, 64, 128), "patch_size": 4, "ls_init_value": 1.0}
+
+
 def convnext_quickstart(pretrained: bool = False, **options: Any) -> nn.Module:
-    """Maps of 14, 7, 3 and 1 pixels; the last stage is its downsampling alone."""
-    shape: dict[str, Any] = {"depths": (2, 2, 2, 0), "dims": (16, 32, 64, 128), "patch_size": 4, "ls_init_value": 1.0}
     return build_model_with_cfg(
         ConvNeXt,
         "convnext_quickstart",
         pretrained,
         feature_cfg={"out_indices": (0, 1, 2, 3), "flatten_sequential": True},
-        **(shape | options),
+        **(SHAPE | options),
     )
 
 
