@@ -3,7 +3,7 @@
 from dcls.data.loaders import EvalLoader, TrainLoader
 from dcls.data.order import epoch_order, slot_batches
 from dcls.data.sources import BundledSource, FolderSource, Source, class_map, open_eval, open_splits
-from dcls.data.transforms import Transform, eval_transform, train_transform
+from dcls.data.transforms import Transform, eval_transform, settled_crop, train_transform
 
 __all__ = [
     "BundledSource",
@@ -17,6 +17,7 @@ __all__ = [
     "eval_transform",
     "open_eval",
     "open_splits",
+    "settled_crop",
     "slot_batches",
     "train_transform",
 ]

@@ -102,8 +102,7 @@ def eval_transform(
     _check_choice("data.crop_mode", crop_mode, ("auto", "center", "squash", "border"))
     if not 0 < crop_pct <= 1:
         raise ConfigError(f"data.crop_pct={crop_pct}: must lie in (0, 1]")
-    if crop_mode == "auto":
-        crop_mode, crop_pct = ("squash", 1.0) if image_size >= WARP_FROM else ("center", crop_pct)
+    crop_mode, crop_pct = settled_crop(image_size, crop_mode, crop_pct)
     timms = transforms_imagenet_eval(
         image_size,
         crop_pct=crop_pct,
@@ -114,6 +113,13 @@ def eval_transform(
     )
     *resize, _to_tensor, _normalise = timms.transforms
     return tv.Compose([Convert(channels), *resize, Normalise(mean, std)])
+
+
+def settled_crop(image_size: int, crop_mode: str, crop_pct: float) -> tuple[str, float]:
+    """The crop mode in timm's terms, and the share that is cropped: what "auto" stands for at this size."""
+    if crop_mode != "auto":
+        return crop_mode, crop_pct
+    return ("squash", 1.0) if image_size >= WARP_FROM else ("center", crop_pct)
 
 
 class Convert:
