@@ -8,6 +8,7 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
+import models
 from dcls import ops
 from dcls.errors import ConfigError
 from dcls.ops import reference
@@ -84,6 +85,22 @@ def test_compiles_as_one_graph(last):
     torch.testing.assert_close(with_gradients(compiled, given_tensors), with_gradients(Convolution(), given_tensors))
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(compiled(*given_tensors), Convolution()(*given_tensors))
+
+
+@pytest.mark.soak
+def test_a_network_compiled_by_inductor_has_the_same_loss_and_gradients():
+    """With generated C++ around the operator and the construction in it: a compiler's time, a minute or two."""
+    torch.manual_seed(0)
+    model = models.create("convnext_quickstart", num_classes=4, in_chans=1)
+    models.convert(model, mode="dcls", dilated_kernel_size=13)
+    model, images = model.to(memory_format=torch.channels_last), torch.randn(4, 1, 56, 56)
+
+    def step(forward):
+        loss = forward(images).square().mean()
+        return [loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))]
+
+    for one, other in zip(step(torch.compile(model, fullgraph=True)), step(model), strict=True):
+        assert (one - other).abs().max() <= 1e-5 * other.abs().max()
 
 
 def test_exports_as_one_node_for_any_batch():
