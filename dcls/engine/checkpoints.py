@@ -6,12 +6,13 @@ the name is the commit mark, and loading checks it (torch.load alone misses most
 them anywhere.
 """
 
+import argparse
 import hashlib
 import logging
 import os
 import pickle
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO, cast
 
 import torch
@@ -21,6 +22,12 @@ from dcls.errors import CheckpointError
 log = logging.getLogger(__name__)
 NAME = re.compile(r"step-(\d+)\.([0-9a-f]{16})\.pt")
 UNFINISHED = ".unfinished"
+# Trainers leave their command line beside the weights.
+HARMLESS: list[Any] = [
+    argparse.Namespace,
+    (PurePosixPath, "pathlib.PosixPath"),
+    (PurePosixPath, "pathlib._local.PosixPath"),  # Python 3.13's name for it
+]
 
 
 class Checkpoints:
@@ -122,7 +129,8 @@ def load(path: Path | str, option: str = "checkpoint") -> dict[str, Any]:
             "use the checkpoint before it in the same folder"
         )
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(HARMLESS):
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{option}={path} is not a checkpoint that torch can open safely: {reason}") from error

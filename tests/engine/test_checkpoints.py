@@ -1,8 +1,10 @@
+import argparse
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -70,6 +72,14 @@ def test_torn_files_of_later_steps_do_not_take_the_place_of_new_ones(tmp_path):
     assert checkpoints.newest() == saved
 
 
+def test_the_command_line_that_other_trainers_leave_is_no_obstacle(tmp_path):
+    args = argparse.Namespace(lr=4e-3, output_dir=Path("runs/x"))
+    torch.save({"state_dict": {"a": torch.ones(1)}, "args": args, "epoch": 3}, tmp_path / "model_best.pth.tar")
+    saved = load(tmp_path / "model_best.pth.tar")
+    assert saved["state_dict"] == {"a": torch.ones(1)}
+    assert (saved["args"].lr, str(saved["args"].output_dir)) == (4e-3, "runs/x")
+
+
 def test_absent_foreign_and_unsafe_files_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"model.init_from=.*nowhere.pt: there is no such file"):
         load(tmp_path / "nowhere.pt", "model.init_from")
@@ -79,6 +89,9 @@ def test_absent_foreign_and_unsafe_files_are_refused(tmp_path):
     torch.save({"model": subprocess.Popen}, tmp_path / "code.pt")
     with pytest.raises(CheckpointError, match=r"checkpoint=.*code.pt is not a checkpoint"):
         load(tmp_path / "code.pt")
+    torch.save({"args": argparse.Namespace(run=subprocess.Popen)}, tmp_path / "hidden.pt")
+    with pytest.raises(CheckpointError, match=r"checkpoint=.*hidden.pt is not a checkpoint"):
+        load(tmp_path / "hidden.pt")
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(CheckpointError, match=r"checkpoint=.*list.pt holds a list"):
         load(tmp_path / "list.pt")
