@@ -1,7 +1,8 @@
-"""Evaluate checkpoints: ours, plain timm state dicts, or any timm name.
+"""Evaluate checkpoints: ours, the papers', plain timm state dicts, or any timm name.
 
     python eval.py checkpoint=runs/quickstart-s0/checkpoints/best.pt
     python eval.py checkpoint=[A.pt,B.pt] data=imagenet data.root=/path/to/imagenet
+    python eval.py checkpoint=convnext_dcls_tiny.paper data=imagenet data.root=/path/to/imagenet
     python eval.py checkpoint=weights.pth model.name=convnext_tiny data=imagenet data.root=/path/to/imagenet
     torchrun --nproc_per_node=8 eval.py model.name=resnet50 model.pretrained=true data=imagenet data.root=...
 
@@ -13,8 +14,9 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,8 @@ def main(arguments: Sequence[str]) -> int:
     with processes.join(config.runtime.device, config.runtime.threads) as world:
         folder = world.on_main(lambda: writable(folder_of(config), "run.dir"))
         choose_backend(config.runtime, world)
+        # One of the processes fetches what has to be fetched.
+        world.on_main(lambda: [models.located(path) for path in paths_of(config)])
         # All of them first: a fault of the last one must not cost the evaluation of the others.
         trials = [prepared(subject, config) for subject in subjects(config)]
         rows = [evaluate(trial, config, world) for trial in trials]
@@ -94,16 +98,32 @@ def paths_of(config: EvalConfig) -> list[str]:
 
 
 def load(path: str, config: EvalConfig) -> Subject:
-    saved = checkpoints.load(path)
-    weights = models.weights_of(saved, config.weights)
+    saved = checkpoints.load(models.located(path))
+    with about(path):
+        weights = models.weights_of(saved, config.weights)
     if {"format", "config", "class_names"} <= saved.keys():
-        for name, value in (("name", config.model.name), ("args", config.model.args)):
-            if value:
-                raise ConfigError(f"model.{name}={value} has no effect: checkpoint={path} knows its network")
+        refuse_what_a_run_knows(path, config)
         return of_a_run(path, saved, weights)
-    if not config.model.name:
-        raise ConfigError(f"checkpoint={path} holds weights alone: say of which network, with model.name=<timm name>")
-    return of_timm(path, models.create_from(config.model.name, weights, **config.model.args))
+    with about(path):
+        model = models.restore(weights, name=config.model.name, **asdict(config.surgery), **config.model.args)
+    return of_timm(path, model)
+
+
+def refuse_what_a_run_knows(path: str, config: EvalConfig) -> None:
+    told = {"model.name": config.model.name, "model.args": config.model.args}
+    told |= {f"surgery.{name}": value for name, value in asdict(config.surgery).items() if value != "auto"}
+    for name, value in told.items():
+        if value:
+            raise ConfigError(f"{name}={value} has no effect: checkpoint={path} knows its network")
+
+
+@contextmanager
+def about(path: str) -> Iterator[None]:
+    """Say of which checkpoint it is that something is wrong."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"checkpoint={path}: {error}") from error
 
 
 def of_a_run(path: str, saved: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> Subject:

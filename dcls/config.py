@@ -107,6 +107,14 @@ class LargeKernelSurgery(SurgeryConfig):
 
 
 @dataclass
+class EvalSurgeryConfig:
+    """The DCLS layers in a checkpoint of other people's, which holds their tensors alone."""
+
+    version: str = option("interpolation of the taps; auto: the published one", "auto", choices=("auto", *VERSIONS))
+    dilated_kernel_size: Any = option("size of the kernel, pixels: auto (the published one), 17 or [17, 17]", "auto")
+
+
+@dataclass
 class DataConfig:
     """The images, how large they are shown to the network, and how they are normalised."""
 
@@ -269,13 +277,14 @@ class Config:
 class EvalConfig:
     """An evaluation."""
 
-    checkpoint: Any = option("file of weights, or a list of them: [A, B]", "")
+    checkpoint: Any = option("file of weights, name of a published one, or a list of them: [A, B]", "")
     weights: str = option(
         "which weights; auto: the average where there is one", "auto", choices=("auto", "model", "ema")
     )
     fuse: bool = option("evaluate DCLS layers as plain convolutions", False)
     batch: int = option("images in one forward pass", 128, within="[1, inf)")
     model: EvalModelConfig = field(default_factory=EvalModelConfig)
+    surgery: EvalSurgeryConfig = field(default_factory=EvalSurgeryConfig)
     # A DataConfig of which nothing need be set while it is composed; then the options that override the checkpoint's.
     data: Any = field(default_factory=DataConfig)
     runtime: EvalRuntimeConfig = field(default_factory=EvalRuntimeConfig)
@@ -354,7 +363,7 @@ def _sections(schema: type) -> Iterator[tuple[str, type]]:
     for section in fields(schema):
         if not section.metadata:
             yield section.name, section.default_factory  # type: ignore[misc]  # a section's factory is its class
-        if section.name == "surgery":
+        if section.default_factory is SurgeryConfig:
             yield from (("surgery", cls) for cls in SURGERIES.values())
 
 

@@ -5,6 +5,7 @@ checked where it is known.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from dcls.config import Config, DataConfig, DclsSurgery, EvalConfig, LargeKernelSurgery, Option, RecipeConfig, options
@@ -189,6 +190,9 @@ def _evaluation(config: EvalConfig) -> Iterator[str]:
         yield f"model.pretrained=true contradicts checkpoint={config.checkpoint}: evaluate one of them"
     if config.weights != "auto" and not any(files):
         yield f"weights={config.weights} has no effect without a checkpoint: leave it out"
+    for name, value in asdict(config.surgery).items():
+        if value != "auto" and not any(files):
+            yield f"surgery.{name}={value} has no effect without a checkpoint: leave it out"
 
 
 def _no_sigma(config: Config) -> bool:

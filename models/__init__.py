@@ -11,11 +11,14 @@ from models.depth import layer_ids
 from models.factory import create
 from models.families import FAMILIES, Family, family
 from models.published import paper_figures
+from models.released import publish, restore
+from models.shortcuts import RELEASED, located
 from models.weights import create_from, load_plain, weights_of
 
 __all__ = [
     "Blueprint",
     "FAMILIES",
+    "RELEASED",
     "Family",
     "blueprint",
     "convert",
@@ -24,6 +27,9 @@ __all__ = [
     "family",
     "layer_ids",
     "load_plain",
+    "located",
     "paper_figures",
+    "publish",
+    "restore",
     "weights_of",
 ]

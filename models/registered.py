@@ -34,7 +34,7 @@ default_cfgs: dict[str, DefaultCfg] = {}
 def register(plain: str, version: str, name: str, rule: Family) -> None:
     """Register `name` with timm: the model `plain`, converted to DCLS of `version`."""
     count = rule.released.get((plain, version))
-    cfg = _without_weights(plain, rule)
+    cfg = without_weights(plain, rule)
     tags = ("", f".{PAPER}") if count else ("",)
     default_cfgs.update(generate_default_cfgs({name + tag: cfg for tag in tags}))
     entry = _entry_point(plain, version, name, count)
@@ -42,7 +42,7 @@ def register(plain: str, version: str, name: str, rule: Family) -> None:
     register_model(entry)
 
 
-def _without_weights(plain: str, rule: Family) -> PretrainedCfg:
+def without_weights(plain: str, rule: Family) -> PretrainedCfg:
     """timm's input and evaluation settings of the plain model, at the training resolution, without its weights."""
     cfg = get_pretrained_cfg(plain) or PretrainedCfg()
     none: dict[str, Any] = dict.fromkeys(["url", "file", "hf_hub_id", "hf_hub_filename", "test_input_size", "tag"])

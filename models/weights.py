@@ -1,6 +1,6 @@
 """Weights from files: found in what other trainers save, and put into a plain or a converted model."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from timm.models import clean_state_dict, get_pretrained_cfg_value
@@ -37,15 +37,24 @@ def create_from(name: str, weights: Mapping[str, Tensor], **options: Any) -> nn.
     if classifier is not None:
         options["num_classes"] = len(classifier)
     model = create(name, **options)
-    own = model.state_dict()
-    odd = list(own.keys() ^ weights.keys())
-    odd += [key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape]
-    if odd:
-        raise CheckpointError(
-            f"model.name={name} does not fit the weights: {len(odd)} names or shapes differ, such as {min(odd)}"
-        )
+    problems = misfit(model.state_dict(), weights)
+    if problems:
+        raise CheckpointError(f"model.name={name} does not fit the weights: {problems}")
     model.load_state_dict(dict(weights))
     return model
+
+
+def misfit(own: Mapping[str, Tensor], given: Mapping[str, Tensor], optional: Collection[str] = ()) -> str:
+    """What keeps `given` from being loaded as `own`, "" where nothing does. Names in `optional` may be missing."""
+    missing = [name for name in own if name not in given and name not in optional]
+    unexpected = [name for name in given if name not in own]
+    misshapen = [
+        f"{name} {list(given[name].shape)} for {list(own[name].shape)}"
+        for name in own
+        if name in given and given[name].shape != own[name].shape
+    ]
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+    return "; ".join(f"{len(names)} {what}, as {names[0]}" for what, names in problems.items() if names)
 
 
 def load_plain(model: nn.Module, state_dict: Mapping[str, Tensor]) -> list[str]:
@@ -59,17 +68,9 @@ def load_plain(model: nn.Module, state_dict: Mapping[str, Tensor]) -> list[str]:
     own = model.state_dict()
     fresh = _fresh(model, own, state_dict)
     given = {name: value for name, value in state_dict.items() if name not in fresh}
-    missing = [name for name in own if name not in given and name not in fresh]
-    unexpected = [name for name in given if name not in own]
-    misshapen = [
-        f"{name} {list(given[name].shape)} for {list(own[name].shape)}"
-        for name in own
-        if name in given and given[name].shape != own[name].shape
-    ]
-    problems = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
-    if any(problems.values()):
-        text = "; ".join(f"{len(names)} {what}, as {names[0]}" for what, names in problems.items() if names)
-        raise CheckpointError(f"model.init_from does not hold this model's weights: {text}; take model.name's own")
+    problems = misfit(own, given, optional=fresh)
+    if problems:
+        raise CheckpointError(f"model.init_from does not hold this model's weights: {problems}; take model.name's own")
     model.load_state_dict(given, strict=False)
     return [name for name in own if name in fresh]
 

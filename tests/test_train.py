@@ -239,6 +239,7 @@ def test_fusing_changes_nothing_that_is_measured(finished, tmp_path):
     [
         ("model.name=resnet18", "model.name=resnet18 has no effect"),
         ("model.args={ls_init_value: 1}", "model.args="),
+        ("surgery.dilated_kernel_size=17", "surgery.dilated_kernel_size=17 has no effect"),
         ("data.classes=3", "data.classes=3 has no effect"),
         ("data.train_split=test", "data.train_split=test has no effect"),
         ("data.eval_size=2", "data.eval_size=2"),
