@@ -212,6 +212,7 @@ def show(table: Table, rows: Sequence[Row], missing: Sequence[results.Wanted], p
     commands = [run.command for run in missing]
     if commands:
         notes.append(f"not run here: {len(commands)} runs; add run=missing, or start them yourself:")
+    commands += [evaluation(row.arm, asked) for row in rows if row.arm.released and row.released is None]
     write_text(path.with_suffix(".md"), markdown(title, [header, *lines], notes, commands))
     write_text(path.with_suffix(".csv"), as_csv(rows))
     draw(path.with_suffix(".png"), title, rows, asked)
@@ -246,6 +247,13 @@ def cells(row: Row, first: Row) -> list[str]:
         _or_dash(gain, str),
         str(len(row.top1) or NOT_RUN),
     ]
+
+
+def evaluation(arm: Arm, asked: Asked) -> str:
+    """The command that fills "released, here"."""
+    where = " ".join(asked.rest) or "data.root=/path/to/imagenet"
+    folder = f"run.dir={Path(asked.root) / arm.released}"
+    return f"python eval.py checkpoint={arm.released} data=imagenet {where} {folder}"
 
 
 def without_gaps(lines: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:

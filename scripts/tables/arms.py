@@ -115,7 +115,7 @@ RESNET50 = Table(
         "full": (
             _experiment("resnet50", "ResNet-50"),
             _experiment("resnet50_dilated", "ResNet-50, 3x3 with dilation 2"),
-            _experiment("resnet50_dcls", "ResNet-50-dcls, 7x7, 5 taps", released="resnet50_dcls.paper"),
+            _experiment("resnet50_dcls", "ResNet-50-dcls, 7x7, 5 taps", released="resnet_dcls50.paper"),
             Arm(
                 "resnet50_dcls_6",
                 "ResNet-50-dcls, 7x7, 6 taps",

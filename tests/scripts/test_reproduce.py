@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from dcls.errors import reported
+from models.shortcuts import RELEASED
 from scripts import reproduce
 from scripts.reproduce import TABLES, results
 
@@ -61,6 +62,11 @@ def test_published_figures_stand_beside_ours_and_released_weights_too(tmp_path):
     assert "| v0, 17x17 | 28,587,688 | 28 M | 4.985 G | 5 G | 82.5 | 82.41 |" in text
     assert "| max, 17x17, SIG from 0.5 | 28,586,536 | - | 4.985 G | - | - | - |" in text
     assert "ema.shared=per_block" in text
+    gauss = "convnext_dcls_gauss_tiny.paper"
+    folder = f"run.dir={tmp_path / gauss}"
+    assert f"python eval.py checkpoint={gauss} data=imagenet data.root=/path/to/imagenet {folder}" in text
+    named = {arm.released for table in TABLES.values() for arm in table.arms["full"] if arm.released}
+    assert named <= RELEASED.keys()
 
 
 def test_missing_runs_are_started_one_after_another(tmp_path, monkeypatch):
