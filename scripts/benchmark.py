@@ -13,7 +13,10 @@ threaded number meaningless: measure on an idle machine.
 """
 
 import argparse
+import importlib
+import logging
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,31 +26,40 @@ SCRIPTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(SCRIPTS), str(SCRIPTS.parent)]
 
 import torch  # noqa: E402  # the checkout need not be installed
-from benchmarks import construct, conv, layer, loop, machine, memory, model, report  # noqa: E402
+from benchmarks import machine, memory, report  # noqa: E402
 from benchmarks.contest import Mismatch, Row, against_peers, hold, summed  # noqa: E402
 from benchmarks.setting import Setting  # noqa: E402
 
-BENCHES: dict[str, ModuleType] = {module.BENCH: module for module in (construct, conv, layer, model, loop)}
+# Modules of benchmarks/, imported when asked for: what one needs, another may do without.
+BENCHES = ("construct", "conv", "layer", "model", "loop")
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+BATCHES = {"cpu": 8, "cuda": 128}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     asked = parsed(arguments)
     if asked.threads:
         torch.set_num_threads(asked.threads)
-    setting = Setting(asked.device, asked.batch, asked.only, asked.tiny)
+    if asked.device == "cuda":
+        # What the trial of the backends found, slower candidates included.
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        torch.backends.cudnn.allow_tf32 = False
+    bench = importlib.import_module(f"benchmarks.{asked.bench}")
+    batch = asked.batch or BATCHES[asked.device]
+    setting = Setting(asked.device, batch, asked.only, asked.tiny, DTYPES[asked.dtype], asked.compile)
     if asked.peak:
-        contests = BENCHES[asked.bench].contests
+        contests = bench.contests
         print(memory.peak(contests(setting), contests(replace(setting, tiny=True, only="")), *asked.peak))
         return 0
     try:
-        measured = measure(BENCHES[asked.bench], setting, asked)
+        measured, left = measure(bench, setting, asked)
     except Mismatch as mismatch:
         print(f"nothing is reported: {mismatch}", file=sys.stderr)
         return 1
     if not measured:
         print(f"no case of {asked.bench} holds --only {asked.only!r}", file=sys.stderr)
         return 2
-    notes = machine.describe(asked.device)
+    notes = [*machine.describe(asked.device), f"{asked.dtype}{', compiled' * asked.compile}", *left]
     report.show(asked.bench, measured, notes)
     if asked.out:
         print(*report.write(asked.out, asked.bench, measured, notes), sep="\n")
@@ -59,8 +71,11 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("bench", choices=BENCHES)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, help="of torch on the CPU (default: torch's own choice)")
-    parser.add_argument("--batch", type=int, default=8, help="images (default: 8)")
+    parser.add_argument("--dtype", default="float32", choices=DTYPES, help="of convolutions; the rest by autocast")
+    parser.add_argument("--compile", action="store_true", help="networks run through torch.compile")
+    parser.add_argument("--batch", type=int, help="images (default: 8, on cuda 128)")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each case (default: 5)")
+    parser.add_argument("--within", type=float, default=float("inf"), help="seconds after which no case is begun")
     parser.add_argument("--only", default="", metavar="TEXT", help="the cases whose name holds the text")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write a Markdown table, a JSON list and a picture")
     parser.add_argument("--tiny", action="store_true", help="shapes of no interest, for a test of the script itself")
@@ -68,13 +83,15 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def measure(bench: ModuleType, setting: Setting, asked: argparse.Namespace) -> list[Row]:
-    """The rows of every contest, of their groups, and of their memory. Raises Mismatch."""
+def measure(bench: ModuleType, setting: Setting, asked: argparse.Namespace) -> tuple[list[Row], list[str]]:
+    """The rows of every contest, of their groups, and of their memory; and what was left out. Raises Mismatch."""
     measured: list[Row] = []
     peaks: list[Row] = []
+    left = [] if setting.reference else ["left out: DCLS, which is not installed"]
+    end = time.monotonic() + asked.within
     groups: dict[str, list[dict[str, list[float]]]] = {}
     options = [bench.BENCH, "--device", setting.device, "--threads", str(torch.get_num_threads())]
-    options += ["--batch", str(setting.batch), *["--tiny"] * setting.tiny]
+    options += ["--batch", str(setting.batch), "--dtype", asked.dtype, *["--tiny"] * setting.tiny]
     for contest in bench.contests(setting):
         print(contest.case, file=sys.stderr, flush=True)
         times = hold(contest, seconds=asked.seconds)
@@ -82,10 +99,14 @@ def measure(bench: ModuleType, setting: Setting, asked: argparse.Namespace) -> l
         if contest.group:
             groups.setdefault(contest.group, []).append(times)
         if contest.memory:
-            peaks += memory.compared(contest, options)
+            peaks += memory.compared(contest, options, setting.device)
+        if time.monotonic() > end:
+            left.append(f"left out: what comes after {contest.case!r}, by --within {asked.within:g}")
+            groups.clear()
+            break
     for group, parts in groups.items():
         measured += against_peers(bench.BENCH, group, summed(parts))
-    return measured + peaks
+    return measured + peaks, left
 
 
 if __name__ == "__main__":

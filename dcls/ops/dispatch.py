@@ -156,8 +156,8 @@ def _choose(case: Case, name: str) -> Backend:
 def usable(name: str, device: str, option: str = "backend") -> list[str]:
     """The backends that may run convolutions on a device ("cpu", "cuda") when `name` is chosen, the fastest first.
 
-    Which one runs a convolution depends on its shape, too. ConfigError naming `option`, with the reason, where `name`
-    is one of them and cannot run here at all.
+    Which one runs a convolution depends on its shape, too, and for 'auto' away from the CPU on set_choices().
+    ConfigError naming `option`, with the reason, where `name` is one of them and cannot run here at all.
     """
     if known(name) == REFERENCE:
         return [name]
@@ -165,6 +165,8 @@ def usable(name: str, device: str, option: str = "backend") -> list[str]:
     found = reasons(simple)
     if name != "auto" and found[name] is not None:
         raise ConfigError(f"{option}={name} cannot be used: {found[name]}")
+    if name == "auto" and device != "cpu":
+        return [*(each for each in UNPROVEN if found[each] is None), REFERENCE]
     return [each for each, reason in found.items() if reason is None and name in ("auto", each)]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.contest import OURS, Contest
@@ -32,11 +32,13 @@ def contests(setting: Setting) -> Iterator[Contest]:
 
 def contest(case: str, shape: tuple[int, int, int, int], size: int, backward: bool, setting: Setting) -> Contest:
     torch.manual_seed(0)
-    x, cotangent = (torch.randn(shape, device=setting.device).to(memory_format=torch.channels_last) for _ in range(2))
-    kernel = torch.randn(shape[1], 1, size, size, device=setting.device) / size
+    x, cotangent = (setting.randn(*shape).to(memory_format=torch.channels_last) for _ in range(2))
+    kernel = setting.randn(shape[1], 1, size, size) / size
     operator = partial(ops.convolve, padding=(size // 2,), groups=shape[1])
+    setting.prove(Convolution(operator), x, kernel)
     torchs = partial(F.conv2d, padding=size // 2, groups=shape[1])
-    matrix = torch.randn((TINY_MATRIX if setting.tiny else MATRIX,) * 2, device=setting.device)
+    side = TINY_MATRIX if setting.tiny else MATRIX
+    matrix = setting.randn(side, side)
 
     def product() -> Sequence[Tensor]:
         matrix @ matrix
@@ -52,8 +54,18 @@ def contest(case: str, shape: tuple[int, int, int, int], size: int, backward: bo
             "rate of a matrix product": product,
         },
         step(torchs, x.double(), kernel.double(), cotangent.double(), backward),
-        scale={"rate of a matrix product": flops / (2 * len(matrix) ** 3)},
+        tolerance=setting.tolerance(1e-5, 1e-2),
+        scale={"rate of a matrix product": flops / (2 * side**3)},
     )
+
+
+class Convolution(nn.Module):
+    def __init__(self, operator: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.operator = operator
+
+    def forward(self, x: Tensor, kernel: Tensor) -> Tensor:
+        return self.operator(x, kernel)
 
 
 def step(

@@ -33,17 +33,14 @@ def contest(case: str, version: str, channels: int, pixels: int, setting: Settin
     taps, size = (3, 5) if setting.tiny else (TAPS[version], 17)
     ours = Dcls2d(channels, channels, taps, 1, size // 2, size, channels, False, version=version)
     ours = ours.to(setting.device)
-    x, cotangent = (
-        torch.randn(setting.batch, channels, pixels, pixels, device=setting.device).to(
-            memory_format=torch.channels_last
-        )
-        for _ in range(2)
-    )
-    candidates: dict[str, Callable[[], Sequence[Tensor]]] = {OURS: step(ours, x, cotangent)}
+    shape = (setting.batch, channels, pixels, pixels)
+    x, cotangent = (setting.randn(*shape).to(memory_format=torch.channels_last) for _ in range(2))
+    setting.prove(ours, x)
+    candidates: dict[str, Callable[[], Sequence[Tensor]]] = {OURS: step(ours, x, cotangent, setting)}
     if setting.reference:
-        candidates["DCLS 0.1.1"] = reference_step(ours, x, cotangent)
+        candidates["DCLS 0.1.1"] = reference_step(ours, x, cotangent, setting)
     plain = nn.Conv2d(channels, channels, 7, padding=3, groups=channels, bias=False).to(setting.device)
-    replaced = step(plain, x, cotangent)
+    replaced = step(plain, x, cotangent, setting)
 
     def without_results() -> Sequence[Tensor]:
         replaced()
@@ -51,15 +48,17 @@ def contest(case: str, version: str, channels: int, pixels: int, setting: Settin
 
     candidates["nn.Conv2d 7x7"] = without_results
     group = f"{version}, the four stages together"
-    return Contest(BENCH, case, candidates, truth(ours, x, cotangent), tolerance=5e-5, group=group)
+    tolerance = setting.tolerance(5e-5, 5e-2)
+    return Contest(BENCH, case, candidates, truth(ours, x, cotangent), tolerance=tolerance, group=group)
 
 
-def step(layer: nn.Module, x: Tensor, cotangent: Tensor) -> Callable[[], Sequence[Tensor]]:
+def step(layer: nn.Module, x: Tensor, cotangent: Tensor, setting: Setting) -> Callable[[], Sequence[Tensor]]:
     """The output and the gradients of the input and every parameter."""
     leaves = [x.detach().requires_grad_(), *layer.parameters()]
 
     def run() -> Sequence[Tensor]:
-        output = layer(leaves[0])
+        with setting.autocast():
+            output = layer(leaves[0])
         return [output.detach(), *torch.autograd.grad(output, leaves, cotangent)]
 
     return run
@@ -67,10 +66,10 @@ def step(layer: nn.Module, x: Tensor, cotangent: Tensor) -> Callable[[], Sequenc
 
 def truth(layer: Dcls2d, x: Tensor, cotangent: Tensor) -> Callable[[], Sequence[Tensor]]:
     """The same in float64, which runs torch's own convolution."""
-    return step(deepcopy(layer).double(), x.double(), cotangent.double())
+    return step(deepcopy(layer).double(), x.double(), cotangent.double(), Setting())
 
 
-def reference_step(ours: Dcls2d, x: Tensor, cotangent: Tensor) -> Callable[[], Sequence[Tensor]]:
+def reference_step(ours: Dcls2d, x: Tensor, cotangent: Tensor, setting: Setting) -> Callable[[], Sequence[Tensor]]:
     """`step` of the reference layer with the same parameters, its results in our layout."""
     layer = reference_like(ours)
     leaves = [layer.weight, layer.P, layer.SIG][: 2 if ours.SIG is None else 3]
@@ -79,7 +78,8 @@ def reference_step(ours: Dcls2d, x: Tensor, cotangent: Tensor) -> Callable[[], S
     inputs = [x.detach().requires_grad_(), *leaves]
 
     def run() -> Sequence[Tensor]:
-        output = layer(inputs[0])
+        with setting.autocast():
+            output = layer(inputs[0])
         along_x, along_weight, *others = torch.autograd.grad(output, inputs, cotangent)
         return [output.detach(), along_x, along_weight, *(each[order] for each in others)]
 

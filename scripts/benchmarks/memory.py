@@ -1,11 +1,12 @@
 """Peak memory of one candidate: each in a process of its own, where nothing is reused.
 
-On Linux the process's high-water mark of resident memory is reset before the measured call; on CUDA the allocator's is.
+On Linux the process's high-water mark of resident memory is reset before the measured call. On CUDA the allocator
+counts to the byte, so one call in this process tells what it adds; a model's parameters are not in it.
 """
 
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -18,12 +19,15 @@ REPEATS = 3
 PAGE = 4 / 1024  # MiB: less cannot be told from nothing
 
 
-def compared(contest: Contest, command: Iterable[str]) -> list[Row]:
+def compared(contest: Contest, command: Iterable[str], device: str) -> list[Row]:
     """A row a peer. command: the options of this run, for the processes that measure. Empty where none can measure."""
-    if not CLEAR.exists() and not torch.cuda.is_available():
-        return []
     names = list(contest.candidates)
-    peaks = {name: [_process(contest.case, name, command) for _ in range(REPEATS)] for name in names}
+    if device == "cuda":
+        peaks = {name: [_added(run)] for name, run in contest.candidates.items()}
+    elif CLEAR.exists():
+        peaks = {name: [_process(contest.case, name, command) for _ in range(REPEATS)] for name in names}
+    else:
+        return []
     return [row(contest.bench, contest.case, name, peaks[OURS], peaks[name], "mib") for name in names if name != OURS]
 
 
@@ -36,15 +40,18 @@ def peak(contests: Iterable[Contest], tiny: Iterable[Contest], case: str, candid
         contest.candidates[candidate]()
     chosen = next(contest for contest in contests if contest.case == case)
     run, whole = chosen.candidates[candidate], chosen.memory == "process"
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated() / 2**20
-        run()
-        return torch.cuda.max_memory_allocated() / 2**20 - (0 if whole else before)
     CLEAR.write_text("5")
     before = _status("VmRSS")
     run()
     return _status("VmHWM") - (0 if whole else before)
+
+
+def _added(run: Callable[[], object]) -> float:
+    """MiB of the CUDA allocator that one call adds at its peak."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run()
+    return max(PAGE, (torch.cuda.max_memory_allocated() - before) / 2**20)
 
 
 def _status(name: str) -> float:

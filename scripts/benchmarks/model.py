@@ -46,30 +46,43 @@ def contest(
     plain, ours = (each.train(train).to(setting.device).to(memory_format=last) for each in (plain, ours))
     x = torch.randn(images, channels, pixels, pixels, device=setting.device).to(memory_format=last)
     labels = torch.randint(classes, (images,), device=setting.device)
-    run = (lambda model: train_step(model, x, labels)) if train else (lambda model: inference(model, x))
+    setting.prove(ours, x)
+
+    def run(model: nn.Module, compile: bool = setting.compile) -> Callable[[], Sequence[Tensor]]:
+        called = torch.compile(model) if compile else model
+        return train_step(model, called, x, labels, setting) if train else inference(called, x, setting)
+
     candidates = {OURS: run(ours if train else fuse(deepcopy(ours))), "plain": unchecked(run(plain))}
     if setting.reference:
         candidates["DCLS 0.1.1"] = unchecked(run(reference_model(ours)))
     return Contest(
-        BENCH, case, candidates, by_torch_alone(run(ours)), tolerance=1e-3, memory="process" if train else ""
+        BENCH,
+        case,
+        candidates,
+        by_torch_alone(run(ours, compile=False)),
+        tolerance=setting.tolerance(1e-3, 0.1),
+        memory="process" if train else "",
     )
 
 
-def train_step(model: nn.Module, x: Tensor, labels: Tensor) -> Callable[[], Sequence[Tensor]]:
-    """Loss, and the first parameter's gradient; every other gradient is computed too."""
+def train_step(
+    model: nn.Module, called: Callable[[Tensor], Tensor], x: Tensor, labels: Tensor, setting: Setting
+) -> Callable[[], Sequence[Tensor]]:
+    """Loss, and the first parameter's gradient; every other is computed too. called: the model, or what compiles it."""
     parameters = list(model.parameters())
 
     def run() -> Sequence[Tensor]:
-        loss = nn.functional.cross_entropy(model(x), labels)
+        with setting.autocast():
+            loss = nn.functional.cross_entropy(called(x), labels)
         return [loss.detach(), torch.autograd.grad(loss, parameters)[0]]
 
     return run
 
 
-def inference(model: nn.Module, x: Tensor) -> Callable[[], Sequence[Tensor]]:
+def inference(called: Callable[[Tensor], Tensor], x: Tensor, setting: Setting) -> Callable[[], Sequence[Tensor]]:
     def run() -> Sequence[Tensor]:
-        with torch.inference_mode():
-            return [model(x)]
+        with torch.inference_mode(), setting.autocast():
+            return [called(x)]
 
     return run
 

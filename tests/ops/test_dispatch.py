@@ -92,6 +92,9 @@ def test_an_unproven_backend_runs_only_by_name(monkeypatch):
     case = CASE._replace(device="cuda")
     chosen = {name: dispatch.choose(case, name).NAME for name in ("auto", "reference", "triton")}
     assert chosen == {"auto": "torch", "reference": "torch", "triton": "triton"}
+    assert dispatch.usable("auto", "cuda") == ["triton", "reference"]
+    assert dispatch.usable("triton", "cuda") == ["triton"]
+    assert "triton" not in dispatch.usable("auto", "cpu")
 
 
 def test_cases_are_recorded_once_as_the_operator_meets_them():

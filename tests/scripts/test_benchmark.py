@@ -15,7 +15,7 @@ def tiny(*arguments):
 @pytest.mark.parametrize("bench", benchmark.BENCHES)
 def test_every_benchmark_reports_each_peer_in_three_files(bench, tmp_path, capsys, monkeypatch):
     # The processes of the memory rows have a test of their own.
-    monkeypatch.setattr(benchmark.memory, "compared", lambda contest, command: [])
+    monkeypatch.setattr(benchmark.memory, "compared", lambda *arguments: [])
     assert tiny(bench, "--out", str(tmp_path)) == 0
     rows = json.loads((tmp_path / f"{bench}.json").read_text())
     assert {row["bench"] for row in rows} == {bench}
@@ -30,16 +30,20 @@ def test_every_benchmark_reports_each_peer_in_three_files(bench, tmp_path, capsy
 
 
 def test_a_wrong_result_is_not_reported(tmp_path, capsys, monkeypatch):
-    right = benchmark.construct.construct
-    monkeypatch.setattr(benchmark.construct, "construct", lambda *arguments: right(*arguments) * 1.001)
+    from benchmarks import construct  # benchmark.py has put its folder on the path
+
+    right = construct.construct
+    monkeypatch.setattr(construct, "construct", lambda *arguments: right(*arguments) * 1.001)
     assert tiny("construct", "--out", str(tmp_path)) == 1
     assert "result 0 of ours is off by 1.0e-03" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 def test_a_result_that_is_no_number_is_wrong(capsys, monkeypatch):
-    right = benchmark.construct.construct
-    monkeypatch.setattr(benchmark.construct, "construct", lambda *arguments: right(*arguments) * torch.nan)
+    from benchmarks import construct  # benchmark.py has put its folder on the path
+
+    right = construct.construct
+    monkeypatch.setattr(construct, "construct", lambda *arguments: right(*arguments) * torch.nan)
     assert tiny("construct") == 1
     assert "off by nan" in capsys.readouterr().err
 
@@ -47,6 +51,22 @@ def test_a_result_that_is_no_number_is_wrong(capsys, monkeypatch):
 def test_a_text_that_no_case_holds_is_told(capsys):
     assert tiny("construct", "--only", "v7") == 2
     assert "--only 'v7'" in capsys.readouterr().err
+
+
+def test_no_case_is_begun_after_the_time_given(tmp_path):
+    """What is there is reported, with a line on what is not, and without sums over a part of a group."""
+    assert tiny("layer", "--within", "0", "--out", str(tmp_path)) == 0
+    rows = json.loads((tmp_path / "layer.json").read_text())
+    assert {row["case"] for row in rows} == {"v0, 8x6x6, 17x17, N=8"}
+    assert "left out: what comes after 'v0, 8x6x6" in (tmp_path / "layer.md").read_text()
+
+
+@pytest.mark.parametrize("bench", ["conv", "layer", "model"])
+def test_lower_precision_by_autocast(bench, capsys, monkeypatch):
+    monkeypatch.setattr(benchmark.memory, "compared", lambda *arguments: [])
+    only = ["--only", "training"] if bench == "model" else []
+    assert tiny(bench, "--dtype", "bf16", *only) == 0
+    assert "bf16" in capsys.readouterr().out
 
 
 def test_groups_are_summed_round_by_round():
