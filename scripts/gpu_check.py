@@ -73,7 +73,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def steps(device: str, tiny: bool, out: Path) -> list[Step]:
     """In the order of what would be missed most. On a CPU the tests are those that need no GPU."""
-    pytest = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "default", "--durations=10", "-m")
+    pytest = ("-m", "pytest", "-v", "-p", "no:cacheprovider", "-W", "default", "--durations=10", "-m")
     marked = (*pytest, "gpu and not soak" if device == "cuda" else "not gpu and not soak")
     files = GPU_TESTS[1:] if tiny else GPU_TESTS
 
@@ -84,9 +84,9 @@ def steps(device: str, tiny: bool, out: Path) -> list[Step]:
 
     bf16 = ("--dtype", "bf16")
     return [
-        Step("tests", 150, (*marked, *files)),
-        bench("conv", 120, *bf16),
-        bench("model", 110, *bf16),
+        Step("tests", 190, (*marked, *files)),
+        bench("conv", 110, *bf16),
+        bench("model", 100, *bf16),
         bench("layer", 60, *bf16),
         bench("construct", 40),
         Step("construction", 40, (*marked, *CONSTRUCTION_TESTS), ("hypothesis",)),

@@ -16,7 +16,10 @@ OURS = ("dcls", "models", "scripts", "train", "eval")
 # What people put into their own projects, and all of ours that it may use.
 LIBRARY = ("dcls", "dcls.errors", "dcls.layers", "dcls.ops", "dcls.surgery")
 # Loaded by one backend alone, and only where the package is installed.
-GENERATORS = {"llvmlite": ("dcls.ops.llvm", "dcls.ops.vector_code"), "triton": ("dcls.ops.triton_kernels",)}
+GENERATORS = {
+    "llvmlite": ("dcls.ops.llvm", "dcls.ops.vector_code"),
+    "triton": ("dcls.ops.triton_kernels", "dcls.ops.triton_band_kernels"),
+}
 CONFIGURATION = (
     "dcls.composition",
     "dcls.config",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dcls.errors import ConfigError
-from dcls.ops import cpu, torch_backend, triton_backend
+from dcls.ops import cpu, torch_backend, triton_backend, triton_bands
 from dcls.ops.case import Case
 
 _log = logging.getLogger(__name__)
@@ -45,8 +45,8 @@ class Backend(Protocol):
 
 # The fastest first; but one that has to prove itself in each case runs only where it is named: by an argument, by
 # set_backend(), or by set_choices().
-BACKENDS: tuple[Backend, ...] = (triton_backend, cpu, torch_backend)
-UNPROVEN = (triton_backend.NAME,)
+BACKENDS: tuple[Backend, ...] = (triton_bands, triton_backend, cpu, torch_backend)
+UNPROVEN = (triton_bands.NAME, triton_backend.NAME)
 
 # Not one of them: torch's convolution under autograd, in place of the operator.
 REFERENCE = "reference"
@@ -89,10 +89,10 @@ def set_choices(table: Mapping[str, str]) -> None:
     for case, name in table.items():
         if name == "auto" or name not in NAMES:
             raise ConfigError(f"choices[{case!r}]={name!r} must be one of {', '.join(NAMES[1:])}")
-    missing = triton_backend.unavailable() if triton_backend.NAME in table.values() else None
+    missing = triton_backend.unavailable() if set(UNPROVEN) & set(table.values()) else None
     if missing is not None:
         _log.warning("depthwise convolutions chosen for triton run F.conv2d: %s", missing)
-        table = {case: name for case, name in table.items() if name != triton_backend.NAME}
+        table = {case: name for case, name in table.items() if name not in UNPROVEN}
     _choices = dict(table)
 
 
@@ -162,7 +162,8 @@ def usable(name: str, device: str, option: str = "backend") -> list[str]:
     if known(name) == REFERENCE:
         return [name]
     simple = Case(device, torch.float32, 1, 16, (8, 8), (3, 3), (1, 1), (1, 1))
-    found = reasons(simple)
+    found, lower = reasons(simple), reasons(simple._replace(dtype=torch.bfloat16))
+    found = {each: reason and lower[each] for each, reason in found.items()}
     if name != "auto" and found[name] is not None:
         raise ConfigError(f"{option}={name} cannot be used: {found[name]}")
     if name == "auto" and device != "cpu":

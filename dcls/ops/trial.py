@@ -29,7 +29,7 @@ Timer = Callable[[Sequence[Run]], Sequence[float]]
 SHARE = 0.95
 # Of a result's difference from float32, over the largest value: sums in float32, then one rounding.
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 1e-2, torch.float16: 2e-3}
-WARM_UPS, ROUNDS, CALLS = 3, 9, 3
+WARM_UPS, ROUNDS, CALLS = 2, 7, 2
 
 
 def cases(model: nn.Module, *inputs: Any) -> list[Case]:
@@ -54,7 +54,7 @@ def choose(
     """By the text of each case: the candidate that is fastest, forward and backward, or 'reference' for F.conv2d.
 
     A candidate whose output or gradients are wrong, or that fails, is left out with a warning. timer: None for
-    `on_cuda`. Takes about a second a case, most of it compilation, and leaves the random state alone.
+    `on_cuda`. Takes some seconds a case, half of them compilation, and leaves the random state alone.
     """
     return {str(case): _fastest(case, timer or on_cuda, candidates, channels_last) for case in dict.fromkeys(cases)}
 

@@ -1,8 +1,8 @@
-"""Depthwise convolution on CUDA by the kernels of triton_kernels.py: float32, bfloat16 and float16, sums in float32.
+"""Depthwise convolution on CUDA by fused multiply-adds: float32, bfloat16 and float16, sums in float32.
 
-This file is the border: what the kernels can run, in which tiles, and where the numbers lie. Tensors may have any
-strides; channels_last is what the tiles are made for. Results are the same in every call: nothing is added atomically,
-and the kernel's gradient is a sum of chunks whose number follows from the shapes alone.
+This file is the border of triton_kernels.py: what the kernels can run, in which tiles, and where the numbers lie.
+Tensors may have any strides; channels_last is what the tiles are made for. Results are the same in every call: nothing
+is added atomically, and the kernel's gradient is a sum of chunks whose number follows from the shapes alone.
 
 Letters: B batch, C channels, H W the image, R S the kernel, Y X the output.
 """
@@ -128,7 +128,7 @@ def _convolve(
 
 def _tile(x: Tensor, wide: int, numbers: int) -> tuple[int, int, int]:
     """Pixels and channels of a tile of at most so many numbers, longest along what is contiguous, and warps for it."""
-    pixels, channels = (min(LONGEST_BLOCK, _power_of_two(each)) for each in (wide, x.shape[1]))
+    pixels, channels = (min(LONGEST_BLOCK, power_of_two(each)) for each in (wide, x.shape[1]))
     if x.stride(1) == 1:
         pixels = min(pixels, numbers // channels)
     else:
@@ -137,7 +137,7 @@ def _tile(x: Tensor, wide: int, numbers: int) -> tuple[int, int, int]:
     return pixels, channels, max(1, channels // 16, pixels * channels // NUMBERS_PER_WARP[numbers])
 
 
-def _power_of_two(number: int) -> int:
+def power_of_two(number: int) -> int:
     """The next one: blocks have no other sizes."""
     return 1 << (number - 1).bit_length()
 

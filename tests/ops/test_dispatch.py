@@ -77,7 +77,7 @@ def test_choices_are_plain_and_checked(monkeypatch, caplog):
     monkeypatch.setattr(dispatch.triton_backend, "unavailable", lambda: None)
     dispatch.set_choices(table)
     assert dispatch.choices() == table
-    with pytest.raises(ConfigError, match="choices\\['a case'\\]='auto' must be one of triton, cpu"):
+    with pytest.raises(ConfigError, match="choices\\['a case'\\]='auto' must be one of triton_bands, triton, cpu"):
         dispatch.set_choices({"a case": "auto"})
     monkeypatch.setattr(dispatch.triton_backend, "unavailable", lambda: "no NVIDIA GPU")
     dispatch.set_choices(table)
@@ -92,8 +92,8 @@ def test_an_unproven_backend_runs_only_by_name(monkeypatch):
     case = CASE._replace(device="cuda")
     chosen = {name: dispatch.choose(case, name).NAME for name in ("auto", "reference", "triton")}
     assert chosen == {"auto": "torch", "reference": "torch", "triton": "triton"}
-    assert dispatch.usable("auto", "cuda") == ["triton", "reference"]
-    assert dispatch.usable("triton", "cuda") == ["triton"]
+    assert dispatch.usable("auto", "cuda") == ["triton_bands", "triton", "reference"]
+    assert dispatch.usable("triton_bands", "cuda") == ["triton_bands"]
     assert "triton" not in dispatch.usable("auto", "cpu")
 
 

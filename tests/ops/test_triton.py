@@ -10,7 +10,7 @@ import torch
 
 from dcls import ops
 from dcls.errors import ConfigError
-from dcls.ops import dispatch, reference, triton_backend
+from dcls.ops import dispatch, reference, triton_backend, triton_bands
 from dcls.ops.case import Case
 from dcls.ops.operator import depthwise, depthwise_gradients
 
@@ -34,7 +34,7 @@ def compiled(kernel, pointers, ones, constants):
 
     constants = constants | dict.fromkeys(ones, 1)
     signature = dict.fromkeys(kernel.arg_names, "i32") | dict.fromkeys(constants, "constexpr") | pointers
-    whole = {"C", *(name for name in kernel.arg_names if name[1:] in ("_b", "_h", "_w")), *pointers}
+    whole = {"C", "WIDE", *(name for name in kernel.arg_names if name[1:] in ("_b", "_h", "_w")), *pointers}
     aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(kernel.arg_names) if name in whole}
     source = ASTSource(kernel, signature, constants, aligned)
     return compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4})
@@ -65,6 +65,23 @@ def test_the_compiler_keeps_tiles_in_registers(monkeypatch, tmp_path):
         assert ".local" not in each.asm["ptx"]
 
 
+def test_the_compiler_uses_the_tensor_cores(monkeypatch, tmp_path):
+    """Hopper's products of whole warp groups, and copies of 16 bytes to shared memory while they run."""
+    kernels = pytest.importorskip("dcls.ops.triton_band_kernels")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    pointers = dict.fromkeys(("output", "x", "bands", "bias"), "*bf16")
+    forward = compiled(kernels.products, pointers, (), {"K": 32, "BLOCK_M": triton_bands.FORWARD_BLOCK, "BLOCK_K": 32})
+    pointers = {"of_bands": "*fp32", "grad": "*bf16", "x": "*bf16"}
+    sizes = {"K": 32, "BLOCK_M": triton_bands.GRADIENT_BLOCK, "BLOCK_K": 32}
+    backward = compiled(kernels.band_gradients, pointers, (), sizes)
+    assert "wgmma.mma_async" in forward.asm["ptx"]
+    assert "mma.sync" in backward.asm["ptx"]
+    for each in (forward, backward):
+        assert "cp.async.cg.shared.global" in each.asm["ptx"]
+        assert each.asm["ptx"].count("ld.global.b16") <= 1  # the bias
+        assert ".local" not in each.asm["ptx"]
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
@@ -82,6 +99,22 @@ def test_what_it_cannot_run_has_a_reason(change, match, monkeypatch):
         dispatch.choose(CASE._replace(**change), "triton")
 
 
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"device": "cpu"}, "device cpu: only CUDA"),
+        ({"dtype": torch.float32}, "float32: only bfloat16 and float16"),
+        ({"stride": (1, 2)}, "stride 1x2: only 1"),
+        ({"padding": (2, 5)}, "padding of the kernel's size"),
+    ],
+)
+def test_what_bands_cannot_run_has_a_reason(change, match, monkeypatch):
+    monkeypatch.setattr(triton_backend, "unavailable", lambda: None)
+    assert triton_bands.supports(CASE) is None
+    with pytest.raises(ConfigError, match=match):
+        dispatch.choose(CASE._replace(**change), "triton_bands")
+
+
 def test_where_triton_is_missing_the_reason_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "dcls.ops.triton_kernels", None)
     monkeypatch.delattr(ops, "triton_kernels", raising=False)
@@ -97,6 +130,7 @@ def test_a_tensor_on_the_cpu_is_refused_by_name():
 STAGES = [(96, 56), (192, 28), (384, 14), (768, 7)]
 # Of the largest true value: sums in float32, then one rounding.
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 4e-3, torch.float16: 5e-4}
+FORMS = [("triton", dtype) for dtype in TOLERANCES] + [("triton_bands", dtype) for dtype in triton_bands.DTYPES]
 
 
 def on_gpu(batch, channels, image, size, dtype, last=True):
@@ -114,32 +148,34 @@ def with_gradients(convolve, tensors):
     return [output, *torch.autograd.grad(output, tensors, grad)]
 
 
-def check_on_gpu(tensors, stride, padding):
+def check_on_gpu(tensors, stride, padding, backend):
     channels = tensors[0].shape[1]
     doubles = [each.detach().double().requires_grad_() for each in tensors]
-    ours = with_gradients(lambda *each: depthwise(*each, stride, padding, "triton"), tensors)
+    ours = with_gradients(lambda *each: depthwise(*each, stride, padding, backend), tensors)
     expected = with_gradients(lambda *each: reference.convolve(*each, stride, padding, channels), doubles)
     for one, other in zip(ours, expected, strict=True):
         assert (one.double() - other).abs().max() <= TOLERANCES[tensors[0].dtype] * other.abs().max()
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize(("backend", "dtype"), FORMS)
 @pytest.mark.parametrize("batch", [1, 8])
 @pytest.mark.parametrize("size", [7, 17])
 @pytest.mark.parametrize(("channels", "pixels"), STAGES)
-def test_the_stages_of_convnext(channels, pixels, size, batch, dtype):
-    check_on_gpu(on_gpu(batch, channels, (pixels, pixels), (size, size), dtype), [1, 1], [size // 2, size // 2])
+def test_the_stages_of_convnext(channels, pixels, size, batch, backend, dtype):
+    tensors = on_gpu(batch, channels, (pixels, pixels), (size, size), dtype)
+    check_on_gpu(tensors, [1, 1], [size // 2, size // 2], backend)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize(("backend", "dtype"), [("triton", torch.float32), ("triton_bands", torch.bfloat16)])
 @pytest.mark.parametrize("last", [True, False])
 @pytest.mark.parametrize(
     ("image", "size", "stride", "padding"),
     [
         ((31, 33), (31, 31), [1, 1], [15, 15]),
         ((20, 60), (51, 50), [1, 1], [25, 25]),
+        ((40, 45), (30, 19), [1, 1], [0, 18]),
         ((9, 7), (5, 4), [2, 1], [1, 6]),
         ((15, 14), (7, 7), [2, 2], [3, 3]),
         ((1, 1), (3, 3), [1, 1], [1, 1]),
@@ -148,16 +184,17 @@ def test_the_stages_of_convnext(channels, pixels, size, batch, dtype):
     ],
     ids=str,
 )
-def test_other_shapes(image, size, stride, padding, last, dtype):
-    check_on_gpu(on_gpu(3, 20, image, size, dtype, last), stride, padding)
+def test_other_shapes(image, size, stride, padding, last, backend, dtype):
+    if backend == "triton_bands" and max(stride) > 1:
+        pytest.skip("supports() says no")
+    check_on_gpu(on_gpu(3, 20, image, size, dtype, last), stride, padding, backend)
 
 
 @pytest.mark.gpu
-def test_two_calls_give_the_same_bits():
+@pytest.mark.parametrize("backend", dispatch.UNPROVEN)
+def test_two_calls_give_the_same_bits(backend):
     tensors = on_gpu(8, 96, (56, 56), (17, 17), torch.bfloat16)
-    first, second = (
-        with_gradients(lambda *each: depthwise(*each, [1, 1], [8, 8], "triton"), tensors) for _ in range(2)
-    )
+    first, second = (with_gradients(lambda *each: depthwise(*each, [1, 1], [8, 8], backend), tensors) for _ in range(2))
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
 
 
@@ -174,11 +211,12 @@ def test_torch_finds_nothing_wrong(image, size, how, last):
 
 
 @pytest.mark.gpu
-def test_compiles_as_one_graph():
+@pytest.mark.parametrize("backend", dispatch.UNPROVEN)
+def test_compiles_as_one_graph(backend):
     tensors = on_gpu(2, 32, (14, 14), (7, 7), torch.bfloat16)
 
     def convolve(x, kernel, bias):
-        return ops.convolve(x, kernel, bias, (1,), (3,), 32, "triton")
+        return ops.convolve(x, kernel, bias, (1,), (3,), 32, backend)
 
     torch.testing.assert_close(
         with_gradients(torch.compile(convolve, fullgraph=True), tensors), with_gradients(convolve, tensors)
