@@ -90,7 +90,7 @@ def steps(device: str, tiny: bool, out: Path) -> list[Step]:
         bench("layer", 60, *bf16),
         bench("construct", 40),
         Step("construction", 40, (*marked, *CONSTRUCTION_TESTS), ("hypothesis",)),
-        bench("loop", 60, needs=("rich",)),
+        bench("loop", 60, "--batch", "32", needs=("rich",)),
         bench("model-compiled", 180, *bf16, "--compile", "--only", "training, convnext_tiny v0" if not tiny else "v0"),
     ]
 

@@ -23,7 +23,7 @@ LARGEST_KERNEL = 51
 OLDEST_CHIP = (8, 0)
 
 LONGEST_BLOCK = 64
-# Of the numbers that a program holds for one row: 8 to 16 in each of 128 threads.
+# Numbers of a tile: 8 to 16 in each of 128 threads, and as many for each row of outputs or each tap.
 FORWARD_TILE, GRADIENT_TILE = 2048, 1024
 NUMBERS_PER_WARP = {FORWARD_TILE: 512, GRADIENT_TILE: 256}
 # Columns of taps that a program of the kernel's gradient sums at once, beside triton_kernels.ROWS rows.

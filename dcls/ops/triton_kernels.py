@@ -1,9 +1,9 @@
-# mypy: disable-error-code="no-untyped-def, no-untyped-call"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, assignment"
 """The CUDA kernels of triton_backend.py, which says what the letters mean and imports this file where it can run.
 
 Sums are in float32 whatever the tensors hold. A tile is BLOCK_X neighbouring pixels of a row by BLOCK_C channels.
-What is loaded once is used for several rows: of outputs in `convolution`, of taps in `kernel_gradient`. The rows are
-written out, 0 to 3, and not an axis of the tile: taps of a tile with that axis would pass through shared memory.
+What is loaded once is used for several tiles of sums: rows of outputs in `convolution`, taps in `kernel_gradient`. They
+are a tuple and no axis of the tile, because the compiler would pass tiles with such an axis through shared memory.
 
 Only the first axis of a tensor has 64-bit offsets: an image spans less than 2^31 numbers.
 """
@@ -67,10 +67,10 @@ def convolution(
     first_h = tl.cdiv(max(0, top), SPREAD_H)
     last_h = min(H, tl.cdiv(max(0, top + (ROWS - 1) * STEP_H + R), SPREAD_H))
 
-    sum0 = tl.zeros((BLOCK_X, BLOCK_C), tl.float32)
+    start = tl.zeros((BLOCK_X, BLOCK_C), tl.float32)
     if bias is not None:
-        sum0 += tl.load(bias + c, mask=inside, other=0).to(tl.float32)[None, :]
-    sum1, sum2, sum3 = sum0, sum0, sum0
+        start += tl.load(bias + c, mask=inside, other=0).to(tl.float32)[None, :]
+    sums = (start,) * ROWS
     for h in range(first_h, last_h):
         r = h * SPREAD_H - top
         for s in range(first_s, last_s):
@@ -78,17 +78,15 @@ def convolution(
             real = (at >= 0) & (at < W * SPREAD_W) & (at % SPREAD_W == 0)
             here = image + h * x_h + (at // SPREAD_W)[:, None] * x_w
             value = tl.load(here, mask=real[:, None] & inside[None, :], other=0).to(tl.float32)
-            sum0 += value * _tap(taps, r, s, R, S, c, C, TURNED)
-            sum1 += value * _tap(taps, r - STEP_H, s, R, S, c, C, TURNED)
-            sum2 += value * _tap(taps, r - 2 * STEP_H, s, R, S, c, C, TURNED)
-            sum3 += value * _tap(taps, r - 3 * STEP_H, s, R, S, c, C, TURNED)
+            added = ()
+            for j in tl.static_range(ROWS):
+                added += (sums[j] + value * _tap(taps, r - j * STEP_H, s, R, S, c, C, TURNED),)
+            sums = added
 
-    there = output + b * o_b + columns[:, None] * o_w + c[None, :] * o_c
-    real = (columns < X)[:, None] & inside[None, :]
-    _put(there, sum0, y0, Y, o_h, real)
-    _put(there, sum1, y0 + 1, Y, o_h, real)
-    _put(there, sum2, y0 + 2, Y, o_h, real)
-    _put(there, sum3, y0 + 3, Y, o_h, real)
+    for j in tl.static_range(ROWS):
+        there = output + b * o_b + (y0 + j) * o_h + columns[:, None] * o_w + c[None, :] * o_c
+        real = (columns < X)[:, None] & inside[None, :] & (y0 + j < Y)
+        tl.store(there, sums[j].to(output.dtype.element_ty), mask=real)
 
 
 @triton.jit
@@ -98,11 +96,6 @@ def _tap(taps, r, s, R, S, c, C, TURNED: tl.constexpr):
     if TURNED:
         tap = R * S - 1 - tap
     return tl.load(taps + tap * C + c, mask=(c < C) & (r >= 0) & (r < R), other=0).to(tl.float32)[None, :]
-
-
-@triton.jit
-def _put(there, value, y, Y, o_h, real):
-    tl.store(there + y * o_h, value.to(there.dtype.element_ty), mask=real & (y < Y))
 
 
 @triton.jit
@@ -143,40 +136,42 @@ def kernel_gradient(
     program = tl.program_id(0)
     c_blocks, s_blocks, r_blocks = tl.cdiv(C, BLOCK_C), tl.cdiv(S, BLOCK_S), tl.cdiv(R, ROWS)
     c = program % c_blocks * BLOCK_C + tl.arange(0, BLOCK_C)
-    s = program // c_blocks % s_blocks * BLOCK_S + tl.arange(0, BLOCK_S)
+    s = program // c_blocks % s_blocks * BLOCK_S
     r = program // (c_blocks * s_blocks) % r_blocks * ROWS
     chunk = (program // (c_blocks * s_blocks * r_blocks)).to(tl.int64)
     inside = c < C
-    pixel = tl.arange(0, BLOCK_X)
 
     # The image's rows that one of these taps meets, and of the pairs of image and row those of this chunk.
     first_h = max(0, r - pad_h)
     rows = max(0, min(H, r + ROWS - pad_h + (Y - 1) * STEP_H) - first_h)
     first, last = (chunk * B * rows // chunks).to(tl.int32), ((chunk + 1) * B * rows // chunks).to(tl.int32)
 
-    sum0 = tl.zeros((BLOCK_S, BLOCK_X, BLOCK_C), tl.float32)
-    sum1, sum2, sum3 = sum0, sum0, sum0
+    zeros = tl.zeros((BLOCK_X, BLOCK_C), tl.float32)
+    sums = (zeros,) * (BLOCK_S * ROWS)
     for pair in range(first, last):
         b, h = tl.cast(pair // rows, tl.int64), first_h + pair % rows
         y = h + pad_h - r
         for x0 in range(0, X, BLOCK_X):
-            at = (x0 + pixel)[None, :] * STEP_W - pad_w + s[:, None]
-            real = ((at >= 0) & (at < W))[:, :, None] & inside[None, None, :]
-            here = x + b * x_b + h * x_h + at[:, :, None] * x_w + c[None, None, :] * x_c
-            value = tl.load(here, mask=real, other=0).to(tl.float32)
-            there = grad + b * g_b + (x0 + pixel)[None, :, None] * g_w + c[None, None, :] * g_c
-            real = (x0 + pixel < X)[None, :, None] & inside[None, None, :]
-            sum0 += value * _row(there, y, Y, g_h, real, STEP_H)
-            sum1 += value * _row(there, y - 1, Y, g_h, real, STEP_H)
-            sum2 += value * _row(there, y - 2, Y, g_h, real, STEP_H)
-            sum3 += value * _row(there, y - 3, Y, g_h, real, STEP_H)
+            columns = x0 + tl.arange(0, BLOCK_X)
+            there = grad + b * g_b + columns[:, None] * g_w + c[None, :] * g_c
+            real = (columns < X)[:, None] & inside[None, :]
+            rows_of_grad = ()
+            for j in tl.static_range(ROWS):
+                rows_of_grad += (_row(there, y - j, Y, g_h, real, STEP_H),)
+            added = ()
+            for i in tl.static_range(BLOCK_S):
+                at = columns * STEP_W - pad_w + s + i
+                here = x + b * x_b + h * x_h + at[:, None] * x_w + c[None, :] * x_c
+                real = ((at >= 0) & (at < W))[:, None] & inside[None, :]
+                value = tl.load(here, mask=real, other=0).to(tl.float32)
+                for j in tl.static_range(ROWS):
+                    added += (sums[i * ROWS + j] + value * rows_of_grad[j],)
+            sums = added
 
-    there = partial + chunk * R * S * C + s[:, None] * C + c[None, :]
-    real = (s < S)[:, None] & inside[None, :]
-    tl.store(there + r * S * C, tl.sum(sum0, 1), mask=real)
-    tl.store(there + (r + 1) * S * C, tl.sum(sum1, 1), mask=real & (r + 1 < R))
-    tl.store(there + (r + 2) * S * C, tl.sum(sum2, 1), mask=real & (r + 2 < R))
-    tl.store(there + (r + 3) * S * C, tl.sum(sum3, 1), mask=real & (r + 3 < R))
+    for i in tl.static_range(BLOCK_S):
+        for j in tl.static_range(ROWS):
+            there = partial + ((chunk * R + r + j) * S + s + i) * C + c
+            tl.store(there, tl.sum(sums[i * ROWS + j], 0), mask=inside & (r + j < R) & (s + i < S))
 
 
 @triton.jit
