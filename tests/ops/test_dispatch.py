@@ -72,6 +72,22 @@ def test_away_from_the_cpu_only_a_choice_or_a_name_leads_to_the_operator():
     assert not on_meta(2)
 
 
+@pytest.mark.parametrize("chosen", ["torch", "reference"])
+def test_a_compiled_graph_follows_the_choice(chosen):
+    """The table is looked up while torch.compile traces: nothing of that may break the graph."""
+    dispatch.set_choices({str(CASE._replace(device="meta")): chosen})
+    x, kernel = torch.zeros(2, 8, 9, 7, device="meta"), torch.zeros(8, 1, 5, 5, device="meta")
+    called = []
+
+    def keep(graph, inputs):
+        called.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        return graph
+
+    torch._dynamo.reset()
+    torch.compile(lambda: ops.convolve(x, kernel, None, (1,), (2,), 8), fullgraph=True, backend=keep)()
+    assert ["dcls.depthwise" in each for each in called] == [chosen == "torch"]
+
+
 def test_choices_are_plain_and_checked(monkeypatch, caplog):
     table = {"a case": "triton", "another": "reference"}
     monkeypatch.setattr(dispatch.triton_backend, "unavailable", lambda: None)
