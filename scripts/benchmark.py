@@ -75,7 +75,9 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="networks run through torch.compile")
     parser.add_argument("--batch", type=int, help="images (default: 8, on cuda 128)")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each case (default: 5)")
-    parser.add_argument("--within", type=float, default=float("inf"), help="seconds after which no case is begun")
+    parser.add_argument(
+        "--within", type=float, default=float("inf"), help="seconds after which no further case is begun"
+    )
     parser.add_argument("--only", default="", metavar="TEXT", help="the cases whose name holds the text")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write a Markdown table, a JSON list and a picture")
     parser.add_argument("--tiny", action="store_true", help="shapes of no interest, for a test of the script itself")
@@ -93,6 +95,10 @@ def measure(bench: ModuleType, setting: Setting, asked: argparse.Namespace) -> t
     options = [bench.BENCH, "--device", setting.device, "--threads", str(torch.get_num_threads())]
     options += ["--batch", str(setting.batch), "--dtype", asked.dtype, *["--tiny"] * setting.tiny]
     for contest in bench.contests(setting):
+        if measured and time.monotonic() > end:
+            left.append(f"left out, by --within {asked.within:g}: {contest.case!r} and what comes after, and sums")
+            groups.clear()
+            break
         print(contest.case, file=sys.stderr, flush=True)
         times = hold(contest, seconds=asked.seconds)
         measured += against_peers(contest.bench, contest.case, times)
@@ -100,10 +106,6 @@ def measure(bench: ModuleType, setting: Setting, asked: argparse.Namespace) -> t
             groups.setdefault(contest.group, []).append(times)
         if contest.memory:
             peaks += memory.compared(contest, options, setting.device)
-        if time.monotonic() > end:
-            left.append(f"left out: what comes after {contest.case!r}, by --within {asked.within:g}")
-            groups.clear()
-            break
     for group, parts in groups.items():
         measured += against_peers(bench.BENCH, group, summed(parts))
     return measured + peaks, left

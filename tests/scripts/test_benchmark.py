@@ -58,7 +58,7 @@ def test_no_case_is_begun_after_the_time_given(tmp_path):
     assert tiny("layer", "--within", "0", "--out", str(tmp_path)) == 0
     rows = json.loads((tmp_path / "layer.json").read_text())
     assert {row["case"] for row in rows} == {"v0, 8x6x6, 17x17, N=8"}
-    assert "left out: what comes after 'v0, 8x6x6" in (tmp_path / "layer.md").read_text()
+    assert "left out, by --within 0: 'v0, 16x3x3" in (tmp_path / "layer.md").read_text()
 
 
 @pytest.mark.parametrize("bench", ["conv", "layer", "model"])
