@@ -1,8 +1,6 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 """The CUDA kernels of triton_bands.py, which explains form and letters and imports this file where it can run."""
 
-import os
-
 import triton
 import triton.language as tl
 
@@ -12,7 +10,7 @@ N = tl.constexpr(16)
 JN = tl.constexpr(64)
 
 # The interpreter multiplies the bits of bfloat16 as if they were whole numbers.
-INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @triton.jit
