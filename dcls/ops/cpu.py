@@ -1,37 +1,26 @@
 """Depthwise convolution in float32 by generated machine code (vector_code.py), on torch's own threads.
 
-This file is the border: every tensor is checked here before its address is handed over. Threads are those of the
-OpenMP library that torch has loaded, so that there is one pool, and as many as torch.get_num_threads() says at each
-call. Results do not depend on their number.
+Every tensor is checked (native.py) before its address is handed over. Results do not depend on the number of threads.
 
 Letters: B batch, C channels, H W the image, R S the kernel, Y X the output, L lanes: channels in a vector.
 """
 
-import ctypes
 import functools
-import logging
 import math
-import platform
-import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from dcls.ops.case import Case
+from dcls.ops.native import SHORTEST_VECTOR, address, machine_for, run, unavailable
 
 if TYPE_CHECKING:
     from dcls.ops.llvm import Compiled, Machine
     from dcls.ops.vector_code import Axis
 
 NAME = "cpu"
-
-_log = logging.getLogger(__name__)
-
-# Vectors shorter than the processor's are good too, where the channels do not fill the longer ones.
-SHORTEST_VECTOR = 8
 
 # Parts into which a call's work is cut for each thread: unequal ones even out.
 TASKS_PER_THREAD = 4
@@ -44,43 +33,6 @@ def supports(case: Case) -> str | None:
     if case.channels % SHORTEST_VECTOR:
         return f"{case.channels} channels do not divide by {SHORTEST_VECTOR}"
     return unavailable()
-
-
-@functools.cache
-def unavailable() -> str | None:
-    """Why this process cannot have the backend at all, if so. Told to the log once."""
-    reason = _missing()
-    if reason is not None:
-        _log.info("depthwise convolutions run without generated code: %s", reason)
-    return reason
-
-
-def _missing() -> str | None:
-    if sys.platform != "linux" or platform.machine() != "x86_64":
-        return f"written for Linux on x86-64, not {sys.platform} on {platform.machine()}"
-    try:
-        from dcls.ops.llvm import this_machine
-    except ImportError:
-        return "llvmlite is not installed (pip install llvmlite)"
-    if _parallel() is None:
-        return "torch's OpenMP library has no GOMP_parallel"
-    machine = this_machine()
-    return machine if isinstance(machine, str) else None
-
-
-@functools.cache
-def _parallel() -> Callable[[int, int, int, int], None] | None:
-    """GOMP_parallel(function, argument, threads, flags) of the OpenMP that torch is linked to."""
-    # Asked of torch's library, whose dependencies the search goes through: another OpenMP in the process, of another
-    # package, would be a second pool on the same cores.
-    try:
-        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
-        function = library.GOMP_parallel
-    except (OSError, AttributeError):
-        return None
-    function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
-    function.restype = None
-    return function
 
 
 def forward(x: Tensor, kernel: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
@@ -146,17 +98,6 @@ def _packed(kernel: Tensor, lanes: int) -> Tensor:
     return kernel.reshape(-1, lanes, *kernel.shape[2:]).movedim(1, -1).contiguous()
 
 
-@functools.cache
-def machine_for(channels: int) -> "Machine":
-    """This machine, with vectors that the channels fill."""
-    from dcls.ops.llvm import this_machine
-
-    machine = this_machine()
-    if isinstance(machine, str):
-        raise RuntimeError(machine)
-    return machine._replace(lanes=min(machine.lanes, 16 if channels % 16 == 0 else SHORTEST_VECTOR))
-
-
 def convolve_into(
     output: Tensor, x: Tensor, kernel: Tensor, bias: Tensor, machine: "Machine", rows: "Axis", columns: "Axis"
 ) -> None:
@@ -164,10 +105,10 @@ def convolve_into(
     batch, channels = x.shape[0], x.shape[-1]
     blocks = channels // machine.lanes
     addresses = (
-        _address(x, batch, rows.inputs, columns.inputs, channels),
-        _address(kernel, blocks, rows.taps, columns.taps, machine.lanes),
-        _address(bias, blocks * machine.lanes),
-        _address(output, batch, rows.outputs, columns.outputs, channels),
+        address(x, batch, rows.inputs, columns.inputs, channels),
+        address(kernel, blocks, rows.taps, columns.taps, machine.lanes),
+        address(bias, blocks * machine.lanes),
+        address(output, batch, rows.outputs, columns.outputs, channels),
     )
     _run(_code("convolution", machine, channels, rows, columns), batch, batch * blocks, rows.outputs, addresses)
 
@@ -179,21 +120,12 @@ def add_gradients(
     batch, channels = x.shape[0], x.shape[-1]
     blocks = channels // machine.lanes
     addresses = (
-        _address(x, batch, rows.inputs, columns.inputs, channels),
-        _address(grad, batch, rows.outputs, columns.outputs, channels),
-        _address(of_bias, blocks * machine.lanes),
-        _address(of_kernel, blocks, rows.taps, columns.taps, machine.lanes),
+        address(x, batch, rows.inputs, columns.inputs, channels),
+        address(grad, batch, rows.outputs, columns.outputs, channels),
+        address(of_bias, blocks * machine.lanes),
+        address(of_kernel, blocks, rows.taps, columns.taps, machine.lanes),
     )
     _run(_code("kernel_gradient", machine, channels, rows, columns), batch, blocks, rows.taps, addresses)
-
-
-def _address(tensor: Tensor, *shape: int) -> int:
-    """Where a tensor's numbers are, once it is what the code was written for."""
-    if tensor.device.type != "cpu" or tensor.dtype != torch.float32 or not tensor.is_contiguous():
-        raise RuntimeError(f"generated code needs contiguous float32 on the CPU, not {tensor.dtype} {tensor.stride()}")
-    if tuple(tensor.shape) != shape or min(shape) < 1:
-        raise RuntimeError(f"generated code was written for {shape}, not {tuple(tensor.shape)}")
-    return tensor.data_ptr()
 
 
 @functools.lru_cache(maxsize=1024)
@@ -205,9 +137,7 @@ def _code(kind: str, machine: "Machine", channels: int, rows: "Axis", columns: "
 
 def _run(code: "Compiled", batch: int, tasks: int, rows: int, addresses: tuple[int, int, int, int]) -> None:
     """Run the code in torch's threads: `tasks` of them, each cut into parts of its rows where there are few."""
-    parallel, threads = _parallel(), torch.get_num_threads()
-    assert parallel is not None, "supports() has found it"
+    threads = torch.get_num_threads()
     parts = 1 if threads == 1 else min(rows, math.ceil(TASKS_PER_THREAD * threads / tasks))
     # The order of vector_code's NUMBERS and POINTERS.
-    arguments = (ctypes.c_int64 * 8)(0, tasks * parts, batch, parts, *addresses)
-    parallel(code.address, ctypes.addressof(arguments), threads, 0)
+    run(code, tasks * parts, batch, parts, *addresses)

@@ -1,6 +1,5 @@
 """Generated code against float64, in buffers whose surroundings tell what was read or written there."""
 
-import logging
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -9,19 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcls import ops
-from dcls.ops import cpu, dispatch, reference
+from dcls.ops import cpu, native, reference
 from dcls.ops.case import Case
 from dcls.ops.operator import depthwise
 
 pytest.importorskip("llvmlite")
-if cpu.unavailable():
-    pytest.skip(str(cpu.unavailable()), allow_module_level=True)
+if native.unavailable():
+    pytest.skip(str(native.unavailable()), allow_module_level=True)
 
 from dcls.ops.llvm import Machine
 from dcls.ops.vector_code import Axis, pieces, tiles
 
 CANARY = 64
-HERE = cpu.machine_for(16)
+HERE = native.machine_for(16)
 # The instructions and the registers of processors without AVX-512; this one can run them too.
 AVX2 = Machine("haswell", "", 8, 16)
 MACHINES = [HERE, HERE._replace(lanes=8), AVX2]
@@ -175,19 +174,6 @@ def test_a_long_sum_keeps_its_precision():
     torch.testing.assert_close(bias.double(), wide[2], rtol=5e-6, atol=0)
 
 
-def test_what_the_code_was_not_written_for_is_refused():
-    right = torch.zeros(2, 4)
-    assert cpu._address(right, 2, 4) == right.data_ptr()
-    for wrong, match in (
-        (right.double(), "float64"),
-        (right.to("meta"), "contiguous float32 on the CPU"),
-        (torch.zeros(4, 2).T, "contiguous"),
-        (torch.zeros(2, 5), "written for \\(2, 4\\)"),
-    ):
-        with pytest.raises(RuntimeError, match=match):
-            cpu._address(wrong, 2, 4)
-
-
 @pytest.mark.parametrize(
     ("change", "match"),
     [
@@ -200,23 +186,3 @@ def test_reasons(change, match):
     usual = Case("cpu", torch.float32, 2, 16, (9, 7), (5, 5), (1, 1), (2, 2))
     assert cpu.supports(usual) is None
     assert match in cpu.supports(usual._replace(**change))
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "match"),
-    [
-        ("_parallel", lambda: None, "no GOMP_parallel"),
-        ("sys", type("Mac", (), {"platform": "darwin"}), "not darwin"),
-    ],
-)
-def test_without_what_it_needs_torch_takes_over_with_one_line(monkeypatch, caplog, name, value, match):
-    monkeypatch.setattr(cpu, name, value)
-    cpu.unavailable.cache_clear()
-    dispatch._choose.cache_clear()
-    usual = Case("cpu", torch.float32, 2, 16, (9, 7), (5, 5), (1, 1), (2, 2))
-    with caplog.at_level(logging.INFO, cpu.__name__):
-        assert [dispatch.choose(usual._replace(batch=n)).NAME for n in (2, 3)] == ["torch", "torch"]
-    assert [match in record.getMessage() for record in caplog.records if record.name == cpu.__name__] == [True]
-    monkeypatch.undo()
-    cpu.unavailable.cache_clear()
-    dispatch._choose.cache_clear()

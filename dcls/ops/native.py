@@ -1,0 +1,91 @@
+"""The border of generated machine code: whether there can be any here, which numbers it is given, which threads run it.
+
+Raw addresses are handed over, so every tensor is checked first. Threads are those of the OpenMP library that torch has
+loaded, so that there is one pool, and as many as torch.get_num_threads() says at each call.
+"""
+
+import ctypes
+import functools
+import logging
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from dcls.ops.llvm import Compiled, Machine
+
+_log = logging.getLogger(__name__)
+
+# Vectors shorter than the processor's are good too, where what lies side by side does not fill the longer ones.
+SHORTEST_VECTOR = 8
+
+
+@functools.cache
+def unavailable() -> str | None:
+    """Why this process cannot have generated code at all, if so. Told to the log once."""
+    reason = _missing()
+    if reason is not None:
+        _log.info("kernels and depthwise convolutions run without generated code: %s", reason)
+    return reason
+
+
+def _missing() -> str | None:
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return f"written for Linux on x86-64, not {sys.platform} on {platform.machine()}"
+    try:
+        from dcls.ops.llvm import this_machine
+    except ImportError:
+        return "llvmlite is not installed (pip install llvmlite)"
+    if _parallel() is None:
+        return "torch's OpenMP library has no GOMP_parallel"
+    machine = this_machine()
+    return machine if isinstance(machine, str) else None
+
+
+@functools.cache
+def _parallel() -> Callable[[int, int, int, int], None] | None:
+    """GOMP_parallel(function, argument, threads, flags) of the OpenMP that torch is linked to."""
+    # Asked of torch's library, whose dependencies the search goes through: another OpenMP in the process, of another
+    # package, would be a second pool on the same cores.
+    try:
+        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+        function = library.GOMP_parallel
+    except (OSError, AttributeError):
+        return None
+    function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+    function.restype = None
+    return function
+
+
+@functools.cache
+def machine_for(neighbours: int) -> "Machine":
+    """This machine, with vectors that so many numbers side by side fill."""
+    from dcls.ops.llvm import this_machine
+
+    machine = this_machine()
+    if isinstance(machine, str):
+        raise RuntimeError(machine)
+    return machine._replace(lanes=min(machine.lanes, 16 if neighbours % 16 == 0 else SHORTEST_VECTOR))
+
+
+def address(tensor: Tensor, *shape: int) -> int:
+    """Where a tensor's numbers are, once it is what the code was written for."""
+    if tensor.device.type != "cpu" or tensor.dtype != torch.float32 or not tensor.is_contiguous():
+        raise RuntimeError(f"generated code needs contiguous float32 on the CPU, not {tensor.dtype} {tensor.stride()}")
+    if tuple(tensor.shape) != shape or min(shape) < 1:
+        raise RuntimeError(f"generated code was written for {shape}, not {tuple(tensor.shape)}")
+    return tensor.data_ptr()
+
+
+def run(code: "Compiled", *numbers_and_addresses: int) -> None:
+    """Run the code in torch's threads, on numbers, of which the first is how many tasks there are, and addresses."""
+    parallel = _parallel()
+    assert parallel is not None, "unavailable() has found it"
+    # Before them stands the next task that no thread has taken.
+    arguments = (ctypes.c_int64 * (1 + len(numbers_and_addresses)))(0, *numbers_and_addresses)
+    parallel(code.address, ctypes.addressof(arguments), torch.get_num_threads(), 0)
