@@ -15,9 +15,9 @@ OURS = ("dcls", "models", "scripts", "train", "eval")
 
 # What people put into their own projects, and all of ours that it may use.
 LIBRARY = ("dcls", "dcls.errors", "dcls.layers", "dcls.ops", "dcls.surgery")
-# Loaded by one backend alone, and only where the package is installed.
+# Loaded inside functions alone, and only where the package is installed.
 GENERATORS = {
-    "llvmlite": ("dcls.ops.llvm", "dcls.ops.vector_code"),
+    "llvmlite": ("dcls.layers.vector_taps", "dcls.ops.llvm", "dcls.ops.vector_code"),
     "triton": ("dcls.ops.triton_kernels", "dcls.ops.triton_band_kernels"),
 }
 CONFIGURATION = (

@@ -1,9 +1,9 @@
 """The dense kernel that a DCLS layer convolves with, and which way it is built.
 
 `separable` is the method in plain differentiable operations: the oracle, and what compilers see and fuse by themselves.
-Eager torch spends most of that on autograd's intermediate results, so two ways have gradients of their own:
-`scattering` for v0 and `factoring` for any interpolation whose derivative is known. The choice is a function of the
-arguments alone.
+Eager torch spends most of that on autograd's intermediate results, so three ways have gradients of their own:
+`generated` machine code, where there can be any; `scattering` for v0; and `factoring` for any interpolation whose
+derivative is known. The choice is a function of the arguments and of `dcls.ops.set_backend` alone.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dcls.layers.factoring import Factored
+from dcls.layers.generated import Generated, supports
 from dcls.layers.interpolation import Interpolation, bilinear
 from dcls.layers.scattering import Scattered
 from dcls.layers.separable import separable
@@ -49,6 +50,9 @@ def _built(
     if weight.dim() > 3:
         # Dense axes between C and the cells would be strangely strided.
         memory_format = torch.contiguous_format
+    if supports(weight, sizes, interpolation) is None:
+        sigmas = sigmas if interpolation.has_sigma else None
+        return Generated.apply(weight, positions, sigmas, sizes, interpolation, memory_format)
     # Scattered sums have no fixed order on CUDA: there the two cells of an axis are a factor like any other.
     if interpolation.phi is bilinear and weight.device.type == "cpu":
         return Scattered.apply(weight, positions, sizes, memory_format)

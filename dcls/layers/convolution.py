@@ -147,11 +147,23 @@ class DclsNd(nn.Module):
 
         Under autocast too: bfloat16 has steps of 1/16 of a cell at index 8 and beyond.
         """
+        return self._kernel(torch.contiguous_format)
+
+    def _kernel(self, memory_format: torch.memory_format) -> Tensor:
+        """The kernel, in the memory format unless it has dense axes."""
         dtype = torch.promote_types(torch.promote_types(self.weight.dtype, self.P.dtype), torch.float32)
         sigmas = None if self.SIG is None else self.SIG.to(dtype)
+        inputs = self.weight.to(dtype), self.P.to(dtype), sigmas
         with _without_autocast(self.weight.device.type):
-            kernel = construct(self.weight.to(dtype), self.P.to(dtype), sigmas, self.learned_sizes, self.interpolation)
+            kernel = construct(*inputs, self.learned_sizes, self.interpolation, memory_format)
         return self._in_axis_order(kernel)
+
+    def _format_read(self, x: Tensor) -> torch.memory_format:
+        """How the convolution of x reads a dense kernel: copying one takes longer than building it."""
+        last = self.weight.dim() == 3 and self.weight.shape[1] > 1 and x.dim() == 4 and len(self.learned_axes) == 2
+        # A tensor that is both, as one of single pixels, would come out of a convolution with such a kernel as one.
+        last = last and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+        return torch.channels_last if last else torch.contiguous_format
 
     def _in_axis_order(self, kernel: Tensor) -> Tensor:
         """[O, C, cells of the dense, then of the learned axes] -> [O, C, cells of every axis in torch's order]."""
@@ -162,12 +174,12 @@ class DclsNd(nn.Module):
         return kernel.permute(0, 1, *(2 + axes.index(axis) for axis in range(self.dimensions))).contiguous()
 
     def forward(self, x: Tensor) -> Tensor:
-        kernel = self.construct_kernel().to(self.weight.dtype)
         padding = [before for before, _ in self._pads]
         if self.padding_mode != "zeros" or any(before != after for before, after in self._pads):
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             x = F.pad(x, [each for pair in reversed(self._pads) for each in pair], mode=mode)
             padding = [0] * self.dimensions
+        kernel = self._kernel(self._format_read(x)).to(self.weight.dtype)
         return ops.convolve(x, kernel, self.bias, self.stride, padding, self.groups)
 
     @classmethod

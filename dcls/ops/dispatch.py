@@ -62,7 +62,8 @@ def set_backend(name: str) -> None:
     """Choose for the process: 'auto', the name of one backend, or 'reference' (F.conv2d under plain autograd).
 
     ConfigError for unknown names. A backend chosen by name refuses, with its reason, what it cannot run. Convolutions
-    that are not depthwise, or not 1-D or 2-D, are always the reference's.
+    that are not depthwise, or not 1-D or 2-D, are always the reference's. Generated code builds kernels with 'auto' and
+    'cpu' alone.
     """
     global _chosen
     _chosen = known(name)

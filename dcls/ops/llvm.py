@@ -79,8 +79,49 @@ class Writer:
     def store(self, value: ir.Value, pointer: ir.Value) -> None:
         self.at.store(value, pointer, align=4)
 
+    def number(self, value: float) -> ir.Value:
+        """A vector of equal numbers."""
+        return ir.Constant(self.vector, [value] * self.lanes)
+
+    def memory(self, vectors: int) -> ir.Value:
+        """Room for so many vectors on the stack; asked for before the first loop."""
+        place = self.at.alloca(self.vector, size=vectors)
+        place.align = 4 * self.lanes
+        return place
+
+    def gather(self, pointer: ir.Value, stride: int) -> ir.Value:
+        """A vector of numbers that lie `stride` apart."""
+        if stride == 1:
+            return self.load(pointer)
+        vector = ir.Constant(self.vector, ir.Undefined)
+        for lane in range(self.lanes):
+            number = self.at.load(self.step(pointer, (lane, stride)), typ=FLOAT)
+            vector = self.at.insert_element(vector, number, ir.IntType(32)(lane))
+        return vector
+
+    def scatter(self, value: ir.Value, pointer: ir.Value, stride: int) -> None:
+        """The reverse of gather."""
+        if stride == 1:
+            self.store(value, pointer)
+            return
+        for lane in range(self.lanes):
+            self.at.store(self.at.extract_element(value, ir.IntType(32)(lane)), self.step(pointer, (lane, stride)))
+
     def add(self, a: ir.Value, b: ir.Value) -> ir.Value:
         return self.at.fadd(a, b)
+
+    def subtract(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self.at.fsub(a, b)
+
+    def multiply(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self.at.fmul(a, b)
+
+    def divide(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self.at.fdiv(a, b)
+
+    def where(self, a: ir.Value, sign: str, b: ir.Value, this: ir.Value, other: ir.Value) -> ir.Value:
+        """`this` in the lanes where a < b (or whichever sign), `other` elsewhere and where one is no number."""
+        return self.at.select(self.at.fcmp_ordered(sign, a, b), this, other)
 
     def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
         """a * b + c, rounded once."""

@@ -22,7 +22,7 @@ SHAPES = {
     "quickstart 32 x 24 taps, 13x13": (32, 1, 24, 13),
     "quickstart 64 x 24 taps, 13x13": (64, 1, 24, 13),
 }
-TINY = {"depthwise 4 x 9 taps, 5x5": (4, 1, 9, 5), "dense 2x3 x 2 taps, 5x5": (2, 3, 2, 5)}
+TINY = {"depthwise 8 x 9 taps, 5x5": (8, 1, 9, 5), "dense 2x8 x 2 taps, 5x5": (2, 8, 2, 5)}
 
 
 def contests(setting: Setting) -> Iterator[Contest]:

@@ -6,10 +6,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dcls import ops
 from dcls.layers import INTERPOLATIONS, construct, factoring
 from dcls.layers.separable import separable
 
 VERSIONS = tuple(INTERPOLATIONS)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def torch_alone():
+    """Generated code has tests of its own."""
+    ops.set_backend("torch")
+    yield
+    ops.set_backend("auto")
 
 
 def phi(version, index, size, position, sigma):
