@@ -4,6 +4,7 @@ On Linux the process's high-water mark of resident memory is reset before the me
 counts to the byte, so one call in this process tells what it adds; a model's parameters are not in it.
 """
 
+import mmap
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -43,7 +44,8 @@ def peak(contests: Iterable[Contest], tiny: Iterable[Contest], case: str, candid
     CLEAR.write_text("5")
     before = _status("VmRSS")
     run()
-    return _status("VmHWM") - (0 if whole else before)
+    # A page at least, for the ratio's sake.
+    return max(_status("VmHWM") - (0 if whole else before), mmap.PAGESIZE / 2**20)
 
 
 def _added(run: Callable[[], object]) -> float:
