@@ -2,7 +2,7 @@
 
 A vector holds a number of each of L neighbouring kernels, L = 16 or 8: all of them are treated alike, so that nothing
 depends on where a tap sits. What is emitted, in words. Letters: K taps, H W the cells of a kernel, y x one cell, i a
-cell of axis d, q = p + S // 2; a 1-D kernel is one with a single row, of which no tap asks.
+cell of axis d, q = p + S // 2, s the width; the share a of a tap is just w for v0; a 1-D kernel is a single row.
 
     construction                               gradients
     each task: L kernels                       each task: L kernels
