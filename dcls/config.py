@@ -204,7 +204,7 @@ class EvalRuntimeConfig:
     amp: str = option("autocast; auto: bf16 on cuda, off on cpu", "auto", choices=("auto", "off", "bf16", "fp16"))
     compile: bool = option("torch.compile the network", False)
     conv_backend: str = option(
-        "what convolves the depthwise kernels of DCLS; auto: the fastest for each shape; reference: torch, by autograd",
+        "what builds and convolves kernels; auto: the fastest for each shape; reference: autograd",
         "auto",
         choices=CONV_BACKENDS,
     )

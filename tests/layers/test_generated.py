@@ -60,12 +60,12 @@ def autograd(version, inputs, sizes, cotangent, dtype=torch.float64):
 
 
 def assert_close(found, expected, lost=None):
-    """1e-5 of the largest value, or of 1 where taps outside leave nothing, and twice what float32 has lost by itself.
+    """1e-5 of the largest value, or of 1 where taps outside leave nothing, and a few times what float32 loses anyway.
 
     That is much where the slopes of a tap are next to those of what it is divided by.
     """
     for ours, right, other in zip(found, expected, lost or expected, strict=True):
-        bound = 1e-5 * max(1.0, float(right.abs().max())) + 2 * float((other - right).abs().max())
+        bound = 1e-5 * max(1.0, float(right.abs().max())) + 8 * float((other - right).abs().max())
         torch.testing.assert_close(ours.double(), right, rtol=0, atol=bound)
 
 
