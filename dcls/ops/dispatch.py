@@ -164,7 +164,7 @@ def usable(name: str, device: str, option: str = "backend") -> list[str]:
         return [name]
     simple = Case(device, torch.float32, 1, 16, (8, 8), (3, 3), (1, 1), (1, 1))
     found, lower = reasons(simple), reasons(simple._replace(dtype=torch.bfloat16))
-    found = {each: reason and lower[each] for each, reason in found.items()}
+    found = {each: reason if lower[each] else None for each, reason in found.items()}
     if name != "auto" and found[name] is not None:
         raise ConfigError(f"{option}={name} cannot be used: {found[name]}")
     if name == "auto" and device != "cpu":
