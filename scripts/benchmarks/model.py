@@ -1,52 +1,81 @@
 """Whole networks: a training step (forward, loss, all gradients) and inference, against the plain network.
 
 The plain network computes something else, so the check is of ours alone: its loss and the gradient of its first
-convolution, which every layer has had a part in, are those of torch's own convolutions under autograd.
+convolution, which every layer has had a part in, are those of torch's own convolutions under autograd. Beside the DCLS
+networks stand the plain ConvNeXt with our operator in its depthwise convolutions, and ResNet-50, whose peer has dense
+kernels of the same size that need no building.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 import models
-from benchmarks.contest import OURS, Contest
+from benchmarks.contest import OURS, Contest, unchecked
 from benchmarks.peers import reference_model
 from benchmarks.setting import Setting
 from dcls import fuse, ops
 
 BENCH = "model"
-# Name, classes, input channels, pixels and, where it is not the setting's, images.
-NETWORKS = [("convnext_tiny", 1000, 3, 224, 0), ("convnext_quickstart", 10, 1, 56, 64)]
-TINY = [("convnext_quickstart", 10, 1, 32, 2)]
-VERSIONS = ("v0", "gauss")
 FLOAT32 = Setting()
+# What a network becomes in place of a DCLS one.
+OPERATOR = "plain with our operator"
+
+
+class Network(NamedTuple):
+    """versions: interpolations, or OPERATOR. size: of the kernels. images: where not the setting's number.
+
+    dense: its kernels are not depthwise. Dense ones that need no building are a peer then, and the reference package,
+    which would take minutes to build them, is none.
+    """
+
+    name: str
+    classes: int
+    channels: int
+    pixels: int
+    versions: tuple[str, ...]
+    size: int | str = "auto"
+    images: int = 0
+    dense: bool = False
+
+
+NETWORKS = [
+    Network("convnext_tiny", 1000, 3, 224, ("v0", "gauss", OPERATOR)),
+    Network("convnext_quickstart", 10, 1, 56, ("v0", "gauss", OPERATOR), 13, 64),
+    Network("resnet50", 1000, 3, 224, ("v0",), 7, dense=True),
+]
+TINY = [
+    Network("convnext_quickstart", 10, 1, 32, ("v0", "gauss", OPERATOR), 13, 2),
+    Network("test_resnet", 10, 3, 32, ("v0",), 7, 2, dense=True),
+]
 
 
 def contests(setting: Setting) -> Iterator[Contest]:
     for network in TINY if setting.tiny else NETWORKS:
-        for version in VERSIONS:
+        for version in network.versions:
             for train in (True, False):
-                images = network[-1] or setting.batch
-                case = f"{'training' if train else 'inference'}, {network[0]} {version}, {network[3]} px, N={images}"
+                images = network.images or setting.batch
+                what = f"{network.name} {version}, {network.pixels} px, N={images}"
+                case = f"{'training' if train else 'inference'}, {what}"
                 if setting.wants(case):
                     yield contest(case, network, images, version, train, setting)
 
 
-def contest(
-    case: str, network: tuple[str, int, int, int, int], images: int, version: str, train: bool, setting: Setting
-) -> Contest:
+def contest(case: str, network: Network, images: int, version: str, train: bool, setting: Setting) -> Contest:
     torch.manual_seed(0)
-    name, classes, channels, pixels, _ = network
-    plain = models.create(name, num_classes=classes, in_chans=channels)
-    ours = deepcopy(plain)
-    # The quickstart's kernels are 13x13; the others' are their family's.
-    models.convert(ours, mode="dcls", version=version, dilated_kernel_size=13 if "quickstart" in name else "auto")
+    plain = models.create(network.name, num_classes=network.classes, in_chans=network.channels)
+    networks = {OURS: converted(plain, network, version), "plain": plain}
+    if network.dense:
+        networks[f"static {network.size}x{network.size} weights"] = large(plain, network)
     last = torch.channels_last
-    plain, ours = (each.train(train).to(setting.device).to(memory_format=last) for each in (plain, ours))
-    x = torch.randn(images, channels, pixels, pixels, device=setting.device).to(memory_format=last)
-    labels = torch.randint(classes, (images,), device=setting.device)
+    networks = {name: each.train(train).to(setting.device).to(memory_format=last) for name, each in networks.items()}
+    ours = networks.pop(OURS)
+    shape = (images, network.channels, network.pixels, network.pixels)
+    x = torch.randn(shape, device=setting.device).to(memory_format=last)
+    labels = torch.randint(network.classes, (images,), device=setting.device)
     setting.prove(ours, x)
 
     def run(model: nn.Module) -> Callable[[], Sequence[Tensor]]:
@@ -56,8 +85,9 @@ def contest(
         # A module, whatever the stub says.
         return run(torch.compile(model)) if setting.compile else run(model)  # type: ignore[arg-type]
 
-    candidates = {OURS: timed(ours if train else ops.adopt(fuse(deepcopy(ours)))), "plain": unchecked(timed(plain))}
-    if setting.reference:
+    candidates = {OURS: timed(ours if train else ops.adopt(fuse(deepcopy(ours))))}
+    candidates |= {name: unchecked(timed(each)) for name, each in networks.items()}
+    if setting.reference and version != OPERATOR and not network.dense:
         candidates["DCLS 0.1.1"] = unchecked(timed(reference_model(ours)))
     return Contest(
         BENCH,
@@ -67,6 +97,20 @@ def contest(
         tolerance=setting.tolerance(1e-3, 0.1),
         memory="process" if train else "",
     )
+
+
+def converted(plain: nn.Module, network: Network, version: str) -> nn.Module:
+    model = deepcopy(plain)
+    if version == OPERATOR:
+        return ops.adopt(model)
+    models.convert(model, mode="dcls", version=version, dilated_kernel_size=network.size)
+    return model
+
+
+def large(plain: nn.Module, network: Network) -> nn.Module:
+    model = deepcopy(plain)
+    models.convert(model, mode="large_kernel", dilated_kernel_size=network.size)
+    return model
 
 
 def train_step(
@@ -89,16 +133,6 @@ def inference(model: nn.Module, x: Tensor, setting: Setting = FLOAT32) -> Callab
             return [model(x)]
 
     return run
-
-
-def unchecked(run: Callable[[], Sequence[Tensor]]) -> Callable[[], Sequence[Tensor]]:
-    """The same work, without results to compare."""
-
-    def only_run() -> Sequence[Tensor]:
-        run()
-        return []
-
-    return only_run
 
 
 def by_torch_alone(run: Callable[[], Sequence[Tensor]]) -> Callable[[], Sequence[Tensor]]:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from statistics import median
 
 import torch
-from benchmarks.contest import OURS, Contest, hold
-from benchmarks.model import inference, train_step, unchecked
+from benchmarks.contest import OURS, Contest, hold, unchecked
+from benchmarks.model import inference, train_step
 from torch import Tensor, nn
 
 import train
