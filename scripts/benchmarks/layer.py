@@ -27,17 +27,17 @@ TINY_LINES = ((2, 8, 20, 2, 5, 8),)
 
 def contests(setting: Setting) -> Iterator[Contest]:
     for version in VERSIONS:
+        for channels, pixels in TINY if setting.tiny else STAGES:
+            case = f"{version}, {channels}x{pixels}x{pixels}, 17x17, N={setting.batch}"
+            if setting.wants(case):
+                yield contest(case, version, channels, pixels, setting)
+    for version in VERSIONS:
         for numbers in TINY_LINES if setting.tiny else LINES:
             images, channels, length, taps, cells, groups = numbers
             kind = "depthwise" if groups > 1 else "dense"
             case = f"1-D {version}, {kind} {channels}x{length}, {taps} taps in {cells}, N={images}"
             if setting.wants(case):
                 yield line(case, version, numbers, setting)
-    for version in VERSIONS:
-        for channels, pixels in TINY if setting.tiny else STAGES:
-            case = f"{version}, {channels}x{pixels}x{pixels}, 17x17, N={setting.batch}"
-            if setting.wants(case):
-                yield contest(case, version, channels, pixels, setting)
 
 
 def contest(case: str, version: str, channels: int, pixels: int, setting: Setting) -> Contest:

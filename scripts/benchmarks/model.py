@@ -49,7 +49,7 @@ NETWORKS = [
 ]
 TINY = [
     Network("convnext_quickstart", 10, 1, 32, ("v0", "gauss", OPERATOR), 13, 2),
-    Network("test_resnet", 10, 3, 32, ("v0",), 7, 2, dense=True),
+    Network("resnet18", 10, 3, 32, ("v0",), 7, 2, dense=True),
 ]
 
 
