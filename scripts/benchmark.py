@@ -30,6 +30,9 @@ from benchmarks import machine, memory, report  # noqa: E402
 from benchmarks.contest import Mismatch, Row, against_peers, hold, summed  # noqa: E402
 from benchmarks.setting import Setting  # noqa: E402
 
+from dcls import ops  # noqa: E402
+from dcls.ops import dispatch  # noqa: E402
+
 # Modules of benchmarks/, imported when asked for: what one needs, another may do without.
 BENCHES = ("construct", "conv", "layer", "model", "loop")
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -40,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parsed(arguments)
     if asked.threads:
         torch.set_num_threads(asked.threads)
+    ops.set_backend(asked.backend)
     if asked.device == "cuda":
         # What the trial of the backends found, slower candidates included.
         logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -59,7 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not measured:
         print(f"no case of {asked.bench} holds --only {asked.only!r}", file=sys.stderr)
         return 2
-    notes = [*machine.describe(asked.device), f"{asked.dtype}{', compiled' * asked.compile}", *left]
+    notes = [
+        *machine.describe(asked.device),
+        f"{asked.dtype}, backend {asked.backend}{', compiled' * asked.compile}",
+        *left,
+    ]
     report.show(asked.bench, measured, notes)
     if asked.out:
         print(*report.write(asked.out, asked.bench, measured, notes), sep="\n")
@@ -72,6 +80,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, help="of torch on the CPU (default: torch's own choice)")
     parser.add_argument("--dtype", default="float32", choices=DTYPES, help="of convolutions; the rest by autocast")
+    parser.add_argument("--backend", default="auto", choices=dispatch.NAMES, help="of ours (default: auto)")
     parser.add_argument("--compile", action="store_true", help="networks run through torch.compile")
     parser.add_argument("--batch", type=int, help="images (default: 8, on cuda 128)")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each case (default: 5)")
@@ -93,7 +102,8 @@ def measure(bench: ModuleType, setting: Setting, asked: argparse.Namespace) -> t
     end = time.monotonic() + asked.within
     groups: dict[str, list[dict[str, list[float]]]] = {}
     options = [bench.BENCH, "--device", setting.device, "--threads", str(torch.get_num_threads())]
-    options += ["--batch", str(setting.batch), "--dtype", asked.dtype, *["--tiny"] * setting.tiny]
+    options += ["--batch", str(setting.batch), "--dtype", asked.dtype, "--backend", asked.backend]
+    options += ["--tiny"] * setting.tiny
     for contest in bench.contests(setting):
         if measured and time.monotonic() > end:
             left.append(f"left out, by --within {asked.within:g}: {contest.case!r} and what comes after, and sums")

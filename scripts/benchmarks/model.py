@@ -6,9 +6,10 @@ networks stand the plain ConvNeXt with our operator in its depthwise convolution
 kernels of the same size that need no building.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ class Network(NamedTuple):
     """versions: interpolations, or OPERATOR. size: of the kernels. images: where not the setting's number.
 
     dense: its kernels are not depthwise. Dense ones that need no building are a peer then, and the reference package,
-    which would take minutes to build them, is none.
+    which would take minutes to build them, is none. options: more arguments of timm's constructor.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Network(NamedTuple):
     size: int | str = "auto"
     images: int = 0
     dense: bool = False
+    options: Mapping[str, Any] = MappingProxyType({})
 
 
 NETWORKS = [
@@ -49,7 +51,7 @@ NETWORKS = [
 ]
 TINY = [
     Network("convnext_quickstart", 10, 1, 32, ("v0", "gauss", OPERATOR), 13, 2),
-    Network("resnet18", 10, 3, 32, ("v0",), 7, 2, dense=True),
+    Network("resnet18", 10, 3, 32, ("v0",), 7, 2, dense=True, options={"channels": [8, 8, 16, 16]}),
 ]
 
 
@@ -66,7 +68,7 @@ def contests(setting: Setting) -> Iterator[Contest]:
 
 def contest(case: str, network: Network, images: int, version: str, train: bool, setting: Setting) -> Contest:
     torch.manual_seed(0)
-    plain = models.create(network.name, num_classes=network.classes, in_chans=network.channels)
+    plain = models.create(network.name, num_classes=network.classes, in_chans=network.channels, **network.options)
     networks = {OURS: converted(plain, network, version), "plain": plain}
     if network.dense:
         networks[f"static {network.size}x{network.size} weights"] = large(plain, network)

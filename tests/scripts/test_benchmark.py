@@ -69,6 +69,16 @@ def test_lower_precision_by_autocast(bench, capsys, monkeypatch):
     assert "bf16" in capsys.readouterr().out
 
 
+def test_another_backend_is_ours_then(capsys, monkeypatch):
+    monkeypatch.setattr(benchmark.memory, "compared", lambda *arguments: [])
+    try:
+        assert tiny("conv", "--backend", "torch") == 0
+        assert benchmark.dispatch.get_backend() == "torch"
+    finally:
+        benchmark.ops.set_backend("auto")
+    assert "backend torch" in capsys.readouterr().out
+
+
 def test_groups_are_summed_round_by_round():
     parts = [{"ours": [1.0, 2.0], "peer": [2.0, 2.0]}, {"ours": [1.0, 2.0, 9.0], "peer": [4.0, 6.0, 9.0]}]
     (row,) = benchmark.against_peers("layer", "together", benchmark.summed(parts))
