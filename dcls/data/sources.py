@@ -32,6 +32,11 @@ FASHION_CLASSES: tuple[str, ...] = (
 )
 
 
+# Of the training images.
+PARTS = ("fit", "held_out")
+HELD_OUT = 200  # of each class
+
+
 class Source(Protocol):
     """What a loader asks of a split; pickled into worker processes, so it holds arrays rather than lists."""
 
@@ -50,13 +55,18 @@ class Source(Protocol):
 class BundledSource:
     """The committed subset of Fashion-MNIST: split "train" (12,000 grey 28 x 28 images) or "test" (10,000).
 
-    `root` is another folder with the two files. Raises DataError where they are absent or torn.
+    And, so that a recipe need not be chosen on the test images, two parts of train: "held_out", the last 200 images of
+    each class, and "fit", the 10,000 others. `root` is another folder with the two files. Raises DataError where they
+    are absent or torn.
     """
 
     def __init__(self, split: str, *, root: str = "", option: str = "split") -> None:
-        self.path = Path(root or BUNDLED) / f"{split}.npz"
-        if split not in ("train", "test"):
-            raise DataError(f"{option}={split}: the bundled Fashion-MNIST has the splits train and test")
+        self.path = Path(root or BUNDLED) / f"{'train' if split in PARTS else split}.npz"
+        if split not in ("train", "test", *PARTS):
+            raise DataError(
+                f"{option}={split}: the bundled Fashion-MNIST has the splits train and test, and of train fit and "
+                "held_out"
+            )
         if not self.path.is_file():
             raise DataError(
                 f"data.root: the bundled Fashion-MNIST is not at {str(self.path)!r}; it lies in datasets/fashion_mnist "
@@ -70,6 +80,10 @@ class BundledSource:
                 self.labels = arrays["labels"].astype(np.int64)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(f"data.root: {str(self.path)!r} is torn; restore it from the repository") from error
+        # Positions in the file.
+        self._chosen = np.flatnonzero(_held_out(self.labels) == (split == "held_out")) if split in PARTS else None
+        if self._chosen is not None:
+            self._images, self.labels = self._images[self._chosen], self.labels[self._chosen]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -79,11 +93,19 @@ class BundledSource:
         return Image.fromarray(self._images[index])
 
     def describe(self, index: int) -> str:
-        return f"{self.path}[{index}]"
+        return f"{self.path}[{index if self._chosen is None else self._chosen[index]}]"
 
     def fingerprint(self) -> str:
         """sha256 over pixels and labels."""
         return hashlib.sha256(self._images.tobytes() + self.labels.tobytes()).hexdigest()
+
+
+def _held_out(labels: np.ndarray) -> np.ndarray:
+    """Which images are among the last HELD_OUT of their class."""
+    later = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        later[np.flatnonzero(labels == label)[-HELD_OUT:]] = True
+    return later
 
 
 def open_splits(

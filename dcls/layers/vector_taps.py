@@ -105,8 +105,6 @@ POLYNOMIAL = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2
 LN2, LN2_REST = 0.693359375, -2.12194440e-4
 # Added to a small number it leaves the nearest integer in the lowest bits.
 ROUNDING = 1.5 * 2.0**23
-# Below it e^a is not a normal number, and nothing in a kernel.
-LOWEST = -41.0
 
 
 def exponential(code: Writer, a: ir.Value) -> ir.Value:
@@ -122,7 +120,7 @@ def exponential(code: Writer, a: ir.Value) -> ir.Value:
     # A float's exponent stands above its 23 other bits, increased by 127.
     exponent = code.at.shl(code.at.bitcast(shifted, bits), ir.Constant(bits, [23] * code.lanes))
     power = code.at.bitcast(code.at.add(exponent, ir.Constant(bits, [127 << 23] * code.lanes)), code.vector)
-    return code.where(a, "<", code.number(LOWEST), code.zero, code.multiply(p, power))
+    return code.where(a, "<", code.number(interpolation.LOWEST), code.zero, code.multiply(p, power))
 
 
 class Axis:

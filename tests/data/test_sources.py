@@ -24,6 +24,16 @@ def test_the_bundled_data_is_whole_and_balanced(split, images, per_class):
     assert source.describe(3).endswith(f"{split}.npz[3]")
 
 
+def test_parts_of_the_training_images_are_balanced_and_share_none():
+    train, fit, held_out = (BundledSource(split) for split in ("train", "fit", "held_out"))
+    assert np.bincount(fit.labels).tolist() == [1000] * 10
+    assert np.bincount(held_out.labels).tolist() == [200] * 10
+    places = [int(part.describe(i).rpartition("[")[2][:-1]) for part in (fit, held_out) for i in range(len(part))]
+    assert sorted(places) == list(range(len(train)))
+    assert np.array_equal(np.array(held_out.load(7)), np.array(train.load(places[10_000 + 7])))
+    assert fit.fingerprint() != train.fingerprint()
+
+
 def test_the_committed_files_are_those_of_the_readme():
     readme = (BUNDLED / "README.md").read_text()
     for split in ("train", "test"):

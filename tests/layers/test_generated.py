@@ -19,7 +19,8 @@ pytest.importorskip("llvmlite")
 if native.unavailable():
     pytest.skip(str(native.unavailable()), allow_module_level=True)
 
-from dcls.layers.vector_taps import LOWEST, exponential
+from dcls.layers.interpolation import LOWEST
+from dcls.layers.vector_taps import exponential
 from dcls.ops.llvm import Machine, Writer, compiled
 
 VERSIONS = tuple(INTERPOLATIONS)
