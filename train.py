@@ -72,7 +72,7 @@ def train(config: Config, folder: RunFolder, world: processes.World) -> int:
         "config": asdict(config),
         "class_names": classes,
         "fingerprints": fingerprints,
-        "backends": choose_backend(config.runtime, world),
+        "backends": ops.usable(config.runtime.conv_backend, world.device.type),
     }
     state = build_state(step, schedule, identity)
     folder.restore(state, differing=composition.differing, extend=config.run.extend)
@@ -116,10 +116,10 @@ def settle(config: Config, world: processes.World) -> None:
     choose_backend(config.runtime, world)
 
 
-def choose_backend(runtime: EvalRuntimeConfig, world: processes.World) -> list[str]:
-    """Of the depthwise convolutions of this process; the names of what may run them."""
+def choose_backend(runtime: EvalRuntimeConfig, world: processes.World) -> None:
+    """For the depthwise convolutions of this process. Raises ConfigError where it cannot be used here."""
+    ops.usable(runtime.conv_backend, world.device.type, "runtime.conv_backend")
     ops.set_backend(runtime.conv_backend)
-    return ops.usable(runtime.conv_backend, world.device.type, "runtime.conv_backend")
 
 
 def pick(section: Any, *names: str) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def _call(model: nn.Module) -> tuple[str, dict[str, Any]]:
 
 def _kernel_size(stage: nn.Module) -> int:
     """timm's default for a stage without blocks."""
-    return next((block.conv_dw.kernel_size[0] for block in stage.blocks), 7)  # type: ignore[union-attr]
+    return next((block.conv_dw.kernel_size[0] for block in stage.blocks), 7)  # type: ignore[union-attr]  # a stage of blocks
 
 
 def _odd_convolutions(model: nn.Module, built: nn.Module) -> dict[str, dict[str, list[int]]]:

@@ -69,4 +69,4 @@ def spare_positions(model: nn.Module) -> None:
     own: set[str] = getattr(model, "no_weight_decay", set)()
     ours = {name for name, each in model.named_parameters(remove_duplicate=False) if each in declared}
     # A set of names rather than a method: it survives deepcopy and needs no class of ours where models are unpickled.
-    model.no_weight_decay = partial(set, sorted(own | ours))  # type: ignore[assignment]
+    model.no_weight_decay = partial(set, sorted(own | ours))  # type: ignore[assignment]  # in place of a method

@@ -89,6 +89,6 @@ def _fresh(model: nn.Module, own: Mapping[str, Tensor], given: Mapping[str, Tens
 
 def _classifiers(model: nn.Module) -> tuple[str, ...]:
     """The prefixes of the classifier's names; distilled networks have two."""
-    found = model.get_classifier()  # type: ignore[operator]
+    found = model.get_classifier()  # type: ignore[operator]  # a method of all timm models
     heads = found if isinstance(found, tuple | list) else (found,)
     return tuple(f"{name}." for name, module in model.named_modules() if any(module is head for head in heads))

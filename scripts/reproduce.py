@@ -194,9 +194,11 @@ def with_speeds(rows: list[Row], runs: Mapping[tuple[str, int], results.Wanted],
         return rows
     configs = {row.arm.name: runs[row.arm.name, asked.seed_numbers[0]].config for row in rows}
     networks = {name: (cost.network(config), config) for name, config in configs.items()}
-    how = {"device": asked.where, "batch": asked.images, "seconds": asked.seconds * len(rows)}
+    seconds = asked.seconds * len(rows)
     speeds = {
-        kind: cost.relative_speeds(networks, training=kind == "train", **how)  # type: ignore[arg-type]
+        kind: cost.relative_speeds(
+            networks, training=kind == "train", device=asked.where, batch=asked.images, seconds=seconds
+        )
         for kind in KINDS
     }
     return [

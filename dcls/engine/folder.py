@@ -92,7 +92,7 @@ class RunFolder:
             began, now = (", ".join(each) for each in (saved.get("backends", ()), state.identity["backends"]))
             raise CheckpointError(
                 f"run.dir={self.path}: the run's convolutions were computed by {began}, and this machine has {now}; "
-                "install what is missing (dcls-imagenet[cpu]), or begin anew in another run.dir"
+                "go on where it began, with or without llvmlite as there, or begin anew in another run.dir"
             )
         began, now = saved.get("fingerprints", {}), state.identity["fingerprints"]
         if others := [split for split in now if began.get(split) != now[split]]:

@@ -30,9 +30,9 @@ def convolution(layer: DclsNd) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:
     conv = CONVOLUTIONS[layer.dimensions](
         layer.in_channels,
         layer.out_channels,
-        layer.dilated_kernel_size,  # type: ignore[arg-type]
-        layer.stride,  # type: ignore[arg-type]
-        layer.padding,  # type: ignore[arg-type]
+        layer.dilated_kernel_size,  # type: ignore[arg-type]  # as long as this class has axes
+        layer.stride,  # type: ignore[arg-type]  # the same
+        layer.padding,  # type: ignore[arg-type]  # the same
         groups=layer.groups,
         bias=False,
         padding_mode=layer.padding_mode,

@@ -50,7 +50,7 @@ def supports(case: Case) -> str | None:
 def unavailable() -> str | None:
     """Why this process cannot have the backend at all, if so."""
     try:
-        from dcls.ops import triton_kernels  # noqa: F401
+        from dcls.ops import triton_kernels  # noqa: F401  # to see whether it can be
     except ImportError:
         return "triton is not installed (pip install triton)"
     if torch.version.hip is not None or not torch.cuda.is_available():

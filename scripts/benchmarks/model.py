@@ -85,7 +85,7 @@ def contest(case: str, network: Network, images: int, version: str, train: bool,
 
     def timed(model: nn.Module) -> Callable[[], Sequence[Tensor]]:
         # A module, whatever the stub says.
-        return run(torch.compile(model)) if setting.compile else run(model)  # type: ignore[arg-type]
+        return run(torch.compile(model)) if setting.compile else run(model)  # type: ignore[arg-type]  # see above
 
     candidates = {OURS: timed(ours if train else ops.adopt(fuse(deepcopy(ours))))}
     candidates |= {name: unchecked(timed(each)) for name, each in networks.items()}

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -49,13 +50,13 @@ def accuracies(path: Path, arms: Mapping[str, Sequence[float]], title: str) -> N
     _save(figure, axis, path, "")
 
 
-def _axes(size: tuple[float, float]):  # type: ignore[no-untyped-def]  # matplotlib's
+def _axes(size: tuple[float, float]) -> tuple[Figure, Any]:
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots()
 
 
-def _save(figure, axis, path: Path, note: str) -> None:  # type: ignore[no-untyped-def]
+def _save(figure: Figure, axis: Any, path: Path, note: str) -> None:
     axis.grid(color=GRID)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
