@@ -149,21 +149,26 @@ class DclsNd(nn.Module):
         """
         return self._kernel(torch.contiguous_format)
 
-    def _kernel(self, memory_format: torch.memory_format) -> Tensor:
-        """The kernel, in the memory format unless it has dense axes."""
+    def _kernel(self, memory_format: torch.memory_format, together: int = 1) -> Tensor:
+        """The kernel, in the memory format unless it has dense axes. together: L, for a depthwise [C / L, L, H, W]."""
         dtype = torch.promote_types(torch.promote_types(self.weight.dtype, self.P.dtype), torch.float32)
-        sigmas = None if self.SIG is None else self.SIG.to(dtype)
-        inputs = self.weight.to(dtype), self.P.to(dtype), sigmas
+        weight, positions = (_together(each.to(dtype), together) for each in (self.weight, self.P))
+        sigmas = None if self.SIG is None else _together(self.SIG.to(dtype), together)
         with _without_autocast(self.weight.device.type):
-            kernel = construct(*inputs, self.learned_sizes, self.interpolation, memory_format)
+            kernel = construct(weight, positions, sigmas, self.learned_sizes, self.interpolation, memory_format)
         return self._in_axis_order(kernel)
 
-    def _format_read(self, x: Tensor) -> torch.memory_format:
-        """How the convolution of x reads a dense kernel: copying one takes longer than building it."""
+    def _form_read(self, x: Tensor) -> tuple[torch.memory_format, int]:
+        """How the convolution of x reads a kernel, see _kernel: copying one takes longer than building it."""
+        planar = self.weight.dim() == 3 and self.learned_axes == (0, 1)
+        shape = (*self.weight.shape[:2], *self.dilated_kernel_size)
+        together = ops.side_by_side(x, shape, self.groups) if planar else 1
+        if together > 1:
+            return torch.channels_last, together
         last = self.weight.dim() == 3 and self.weight.shape[1] > 1 and x.dim() == 4 and len(self.learned_axes) == 2
         # A tensor that is both, as one of single pixels, would come out of a convolution with such a kernel as one.
         last = last and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-        return torch.channels_last if last else torch.contiguous_format
+        return (torch.channels_last if last else torch.contiguous_format), 1
 
     def _in_axis_order(self, kernel: Tensor) -> Tensor:
         """[O, C, cells of the dense, then of the learned axes] -> [O, C, cells of every axis in torch's order]."""
@@ -179,7 +184,7 @@ class DclsNd(nn.Module):
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             x = F.pad(x, [each for pair in reversed(self._pads) for each in pair], mode=mode)
             padding = [0] * self.dimensions
-        kernel = self._kernel(self._format_read(x)).to(self.weight.dtype)
+        kernel = self._kernel(*self._form_read(x)).to(self.weight.dtype)
         return ops.convolve(x, kernel, self.bias, self.stride, padding, self.groups)
 
     @classmethod
@@ -239,6 +244,11 @@ def _checked_std(position_init_std: float) -> float:
     if not 0 <= position_init_std < math.inf:
         raise ConfigError(f"position_init_std={position_init_std} must be zero or a positive number of cells")
     return float(position_init_std)
+
+
+def _together(values: Tensor, count: int) -> Tensor:
+    """[.., C, 1, K] -> [.., C / count, count, K] for a count above 1."""
+    return values if count == 1 else values.reshape(*values.shape[:-3], -1, count, values.shape[-1])
 
 
 def _without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from dcls.ops import dispatch, reference
+from dcls.ops import cpu, dispatch, reference
 from dcls.ops.case import Case, case_of
 from dcls.ops.operator import depthwise
 
@@ -22,20 +22,39 @@ def convolve(
 ) -> Tensor:
     """x [B, I, H..] or [I, H..] convolved with kernel [O, C, S..], C = I / groups; zeros beyond the border; 1-D to 3-D.
 
+    A depthwise kernel may also be [groups / L, L, S..]: the kernels of L neighbouring channels, see side_by_side().
     stride and padding are in pixels, one per axis or one for all. The memory format of x is kept. backend: a name that
     goes before what set_backend chose. Depthwise convolutions in 1-D and 2-D, but for float64, run as the operator
     dcls::depthwise, which is differentiable once; all others are torch's. So are, where no backend is named, those on
     devices other than the CPU, but for the cases of dispatch.set_choices().
     """
     name = dispatch.get_backend() if backend is None else dispatch.known(backend)
-    if name != dispatch.REFERENCE and unfit(x, kernel, groups) is None:
+    if name != dispatch.REFERENCE and unfit(x, kernel.shape, groups) is None:
         axes = kernel.dim() - 2
         stride, padding = _per_axis(stride, axes), _per_axis(padding, axes)
         if x.device.type != "cpu" or dispatch.is_recording():
             backend = _noted(name, _case(x, kernel, stride, padding))
         if backend != dispatch.REFERENCE:
             return depthwise(x, kernel, bias, stride, padding, backend)
-    return reference.convolve(x, kernel, bias, stride, padding, groups)
+    return reference.convolve(x, _alone(kernel, groups), bias, stride, padding, groups)
+
+
+def side_by_side(x: Tensor, shape: Sequence[int], groups: int) -> int:
+    """L: of how many neighbouring channels the kernels are best built in one piece for convolve() of x.
+
+    As [groups / L, L, S..] in channels_last. 1: as a kernel of torch's shape [O, C, S..], with which it is asked.
+    """
+    if torch.compiler.is_compiling() or len(shape) != 4 or dispatch.get_backend() not in ("auto", cpu.NAME):
+        return 1
+    if (x.device.type, x.dtype) != ("cpu", torch.float32) or torch.is_autocast_enabled("cpu"):
+        return 1
+    return 1 if unfit(x, shape, groups) else cpu.side_by_side(groups)
+
+
+def _alone(kernel: Tensor, groups: int) -> Tensor:
+    """[groups / L, L, S..] -> [groups, 1, S..]."""
+    # Torch's own kernels have groups or more in front.
+    return kernel if kernel.shape[0] >= groups else kernel.reshape(groups, 1, *kernel.shape[2:])
 
 
 def _noted(name: str, case: Case) -> str:
@@ -52,12 +71,12 @@ def _case(x: Tensor, kernel: Tensor, stride: Sequence[int], padding: Sequence[in
     return case
 
 
-def unfit(x: Tensor, kernel: Tensor, groups: int) -> str | None:
-    """Why a convolution is not the operator's, or None."""
-    if kernel.dim() not in (3, 4) or x.dim() != kernel.dim():
+def unfit(x: Tensor, kernel: Sequence[int], groups: int) -> str | None:
+    """Why a convolution with a kernel of that shape is not the operator's, or None."""
+    if len(kernel) not in (3, 4) or x.dim() != len(kernel):
         return f"input {tuple(x.shape)}: only batches of 1-D and 2-D images"
-    if groups == 1 or kernel.shape[:2] != (groups, 1) or x.shape[1] != groups:
-        return f"kernel {tuple(kernel.shape)} with groups={groups}: only depthwise, one kernel a channel"
+    if groups == 1 or kernel[0] * kernel[1] != groups or x.shape[1] != groups:
+        return f"kernel {tuple(kernel)} with groups={groups}: only depthwise, one kernel a channel"
     if x.dtype == torch.float64:
         return "float64: torch's convolution, twice differentiable"
     if _transformed():
@@ -73,7 +92,7 @@ def explain(
     groups: int = 1,
 ) -> str:
     """Print, a line each, which backends can run a convolution and why the others cannot. Returns the chosen name."""
-    reason = unfit(x, kernel, groups)
+    reason = unfit(x, kernel.shape, groups)
     if reason is not None:
         print(f"{dispatch.REFERENCE}: {reason}")
         return dispatch.REFERENCE

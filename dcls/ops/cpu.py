@@ -2,13 +2,14 @@
 
 Every tensor is checked (native.py) before its address is handed over. Results do not depend on the number of threads.
 
-Letters: B batch, C channels, H W the image, R S the kernel, Y X the output, L lanes: channels in a vector.
+Letters: B batch, C channels, H W the image, R S the kernel, Y X the output, L lanes: channels in a vector. Kernels are
+[C, 1, R, S], or [C / L, L, R, S] in channels_last, which is what the code reads: no copy is made of them.
 """
 
 import functools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 NAME = "cpu"
 
-# Parts into which a call's work is cut for each thread: unequal ones even out.
-TASKS_PER_THREAD = 4
+# Threads should be at work so much of the time, if tasks take equally long. Each part of a task copies what it reads.
+AT_WORK = 0.9
 
 
 def supports(case: Case) -> str | None:
@@ -36,7 +37,7 @@ def supports(case: Case) -> str | None:
 
 
 def forward(x: Tensor, kernel: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
-    """The convolution [B, C, Y, X] of x [B, C, H, W] with kernel [C, 1, R, S]."""
+    """The convolution [B, C, Y, X] of x [B, C, H, W]."""
     rows, columns = _axes(x, kernel, stride, padding)
     machine = machine_for(x.shape[1])
     output = x.new_empty((x.shape[0], rows.outputs, columns.outputs, x.shape[1]))
@@ -50,15 +51,15 @@ def input_gradient(grad: Tensor, x: Tensor, kernel: Tensor, stride: Sequence[int
     rows, columns = (_turned(axis) for axis in _axes(x, kernel, stride, padding))
     machine = machine_for(x.shape[1])
     output = x.new_empty((x.shape[0], rows.outputs, columns.outputs, x.shape[1]))
-    turned = _packed(kernel.flip(2, 3), machine.lanes)
-    convolve_into(output, _last(grad), turned, x.new_zeros(x.shape[1]), machine, rows, columns)
+    bias, packed = x.new_zeros(x.shape[1]), _packed(kernel, machine.lanes)
+    convolve_into(output, _last(grad), packed, bias, machine, rows, columns, turned=True)
     return output.permute(0, 3, 1, 2)
 
 
 def kernel_gradient(
     grad: Tensor, x: Tensor, kernel: Tensor, stride: Sequence[int], padding: Sequence[int], with_bias: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """d / dkernel [C, 1, R, S] and d / dbias [C]."""
+    """d / dkernel and d / dbias [C]."""
     rows, columns = _axes(x, kernel, stride, padding)
     machine = machine_for(x.shape[1])
     of_kernel = x.new_zeros((x.shape[1] // machine.lanes, rows.taps, columns.taps, machine.lanes))
@@ -98,10 +99,22 @@ def _packed(kernel: Tensor, lanes: int) -> Tensor:
     return kernel.reshape(-1, lanes, *kernel.shape[2:]).movedim(1, -1).contiguous()
 
 
+def side_by_side(channels: int) -> int:
+    """L, where the code can be written for so many channels, else 1."""
+    return 1 if channels % SHORTEST_VECTOR or unavailable() else machine_for(channels).lanes
+
+
 def convolve_into(
-    output: Tensor, x: Tensor, kernel: Tensor, bias: Tensor, machine: "Machine", rows: "Axis", columns: "Axis"
+    output: Tensor,
+    x: Tensor,
+    kernel: Tensor,
+    bias: Tensor,
+    machine: "Machine",
+    rows: "Axis",
+    columns: "Axis",
+    turned: bool = False,
 ) -> None:
-    """Fill output [B, Y, X, C] from x [B, H, W, C], kernel [C / L, R, S, L] and bias [C]."""
+    """Fill output [B, Y, X, C] from x [B, H, W, C], kernel [C / L, R, S, L], by 180 degrees if turned, and bias [C]."""
     batch, channels = x.shape[0], x.shape[-1]
     blocks = channels // machine.lanes
     addresses = (
@@ -110,7 +123,8 @@ def convolve_into(
         address(bias, blocks * machine.lanes),
         address(output, batch, rows.outputs, columns.outputs, channels),
     )
-    _run(_code("convolution", machine, channels, rows, columns), batch, batch * blocks, rows.outputs, addresses)
+    code = _code("convolution", machine, channels, rows, columns, turned)
+    _run(code, batch, batch * blocks, rows.outputs, addresses)
 
 
 def add_gradients(
@@ -129,15 +143,16 @@ def add_gradients(
 
 
 @functools.lru_cache(maxsize=1024)
-def _code(kind: str, machine: "Machine", channels: int, rows: "Axis", columns: "Axis") -> "Compiled":
+def _code(kind: str, machine: "Machine", channels: int, *geometry: Any) -> "Compiled":
     from dcls.ops import llvm, vector_code
 
-    return llvm.compiled(machine, getattr(vector_code, kind)(machine, channels, rows, columns))
+    return llvm.compiled(machine, getattr(vector_code, kind)(machine, channels, *geometry))
 
 
 def _run(code: "Compiled", batch: int, tasks: int, rows: int, addresses: tuple[int, int, int, int]) -> None:
     """Run the code in torch's threads: `tasks` of them, each cut into parts of its rows where there are few."""
     threads = torch.get_num_threads()
-    parts = 1 if threads == 1 else min(rows, math.ceil(TASKS_PER_THREAD * threads / tasks))
+    rounds = ((parts, parts * tasks / threads) for parts in range(1, rows))
+    parts = next((parts for parts, each in rounds if each >= AT_WORK * math.ceil(each)), rows)
     # The order of vector_code's NUMBERS and POINTERS.
     run(code, tasks * parts, batch, parts, *addresses)

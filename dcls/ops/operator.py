@@ -5,6 +5,7 @@
 with zeros beyond the border. Both are opaque to torch, and the backend is chosen inside, so that one graph serves all.
 
 Letters: B batch, C channels, H.. one or two spatial axes of the input, S.. of the kernel, Y.. of the output.
+The kernels of L neighbouring channels may be one entry of [C / L, L, S..], in channels_last where that is 4-D.
 """
 
 import math
@@ -16,8 +17,9 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from dcls.errors import ConfigError
+from dcls.ops import cpu
 from dcls.ops.case import Case, case_of, output_size
-from dcls.ops.dispatch import choose
+from dcls.ops.dispatch import Backend, choose
 
 
 @torch.library.custom_op("dcls::depthwise", mutates_args=())
@@ -29,7 +31,7 @@ def depthwise(
     padding: Sequence[int],
     backend: str | None = None,
 ) -> Tensor:
-    """x [B, C, H..] convolved with kernel [C, 1, S..], one or two axes H; stride and padding have one entry an axis.
+    """x [B, C, H..] convolved with kernel [C, 1, S..], or [C / L, L, S..]; stride and padding have one entry an axis.
 
     Channels that are neighbours in x (channels_last) are neighbours in the result. backend: None for what
     dcls.ops.set_backend chose, or a name. Differentiable once. ConfigError for shapes and dtypes that do not fit.
@@ -37,7 +39,8 @@ def depthwise(
     case = _checked(x, kernel, bias, stride, padding)
     if case.batch == 0:
         return _fresh(x, _output_shape(x, kernel, stride, padding))
-    output = choose(case, backend).forward(_flat(x), _flat(kernel), bias, case.stride, case.padding)
+    chosen = choose(case, backend)
+    output = chosen.forward(_flat(x), _flat_kernel(kernel, chosen), bias, case.stride, case.padding)
     return _in_format(output, x)
 
 
@@ -57,7 +60,8 @@ def depthwise_gradients(
         raise ConfigError(f"grad {tuple(grad.shape)} {grad.dtype} does not fit a convolution of {case}")
     if case.batch == 0 or not any(wanted):
         return _empty_gradients(x, kernel, wanted)
-    chosen, (flat_grad, flat_x, flat_kernel) = choose(case, backend), (_flat(each) for each in (grad, x, kernel))
+    chosen, flat_grad, flat_x = choose(case, backend), _flat(grad), _flat(x)
+    flat_kernel = _flat_kernel(kernel, chosen)
     of_x = of_kernel = of_bias = None
     if wanted[0]:
         of_x = _in_format(chosen.input_gradient(flat_grad, flat_x, flat_kernel, case.stride, case.padding), x)
@@ -65,7 +69,7 @@ def depthwise_gradients(
         of_kernel, of_bias = chosen.kernel_gradient(
             flat_grad, flat_x, flat_kernel, case.stride, case.padding, wanted[2]
         )
-        of_kernel = of_kernel.reshape(kernel.shape).contiguous()
+        of_kernel = of_kernel.reshape(kernel.shape).contiguous(memory_format=_format(kernel))
     elif wanted[2]:
         of_bias = flat_grad.sum((0, 2, 3))
     return _or_empty(of_x, x), _or_empty(of_kernel, x), _or_empty(of_bias, x)
@@ -167,7 +171,7 @@ def _checked(x: Tensor, kernel: Tensor, bias: Tensor | None, stride: Sequence[in
     """The case, once shapes, dtypes and devices fit each other. ConfigError otherwise."""
     axes, channels = x.dim() - 2, x.shape[1] if x.dim() > 1 else 0
     tensors = [each for each in (x, kernel, bias) if each is not None]
-    if axes not in (1, 2) or kernel.dim() != x.dim() or kernel.shape[:2] != (channels, 1):
+    if axes not in (1, 2) or kernel.dim() != x.dim() or kernel.shape[0] * kernel.shape[1] != channels:
         raise ConfigError(f"kernel {tuple(kernel.shape)} is not a depthwise one for x {tuple(x.shape)}")
     if bias is not None and bias.shape != (channels,):
         raise ConfigError(f"bias {tuple(bias.shape)} does not fit {channels} channels")
@@ -189,7 +193,7 @@ def _output_shape(x: Tensor, kernel: Tensor, stride: Sequence[int], padding: Seq
 def _empty_gradients(x: Tensor, kernel: Tensor, wanted: Sequence[bool]) -> tuple[Tensor, Tensor, Tensor]:
     """The three results without values, zeros where a batch without images leaves them so."""
     of_x = _fresh(x, x.shape) if wanted[0] else x.new_empty(0)
-    of_kernel = kernel.new_zeros(kernel.shape) if wanted[1] else x.new_empty(0)
+    of_kernel = torch.zeros_like(kernel, memory_format=_format(kernel)) if wanted[1] else x.new_empty(0)
     return of_x, of_kernel, x.new_zeros(x.shape[1]) if wanted[2] else x.new_empty(0)
 
 
@@ -200,6 +204,16 @@ def _or_empty(gradient: Tensor | None, x: Tensor) -> Tensor:
 def _flat(tensor: Tensor) -> Tensor:
     """4-D: a 1-D convolution is one of height 1."""
     return tensor if tensor.dim() == 4 else tensor.unsqueeze(2)
+
+
+def _flat_kernel(kernel: Tensor, backend: Backend) -> Tensor:
+    flat = _flat(kernel)
+    return flat if backend is cpu else flat.reshape(-1, 1, *flat.shape[2:])
+
+
+def _format(kernel: Tensor) -> torch.memory_format:
+    """Of a kernel's gradient."""
+    return torch.channels_last if kernel.dim() == 4 and kernel.shape[1] > 1 else torch.contiguous_format
 
 
 def _channels_are_neighbours(x: Tensor) -> bool:

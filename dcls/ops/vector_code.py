@@ -158,48 +158,83 @@ def _share(code: Writer, part: ir.Value, rows: int) -> list[ir.Value]:
     return [code.split(code.at.mul(each, part.type(rows)), code.argument("parts"))[0] for each in ends]
 
 
-def convolution(machine: Machine, channels: int, rows: Axis, columns: Axis) -> ir.Module:
+def convolution(machine: Machine, channels: int, rows: Axis, columns: Axis, turned: bool = False) -> ir.Module:
     """result[b, y, x] = bias + sum_rs other[r, s] * input[b, .., ..]: the left column of the text above.
 
-    input [B, H, W, C], other [C / L, R, S, L], bias [C], result [B, Y, X, C]. There are parts * B * C / L tasks.
+    input [B, H, W, C], other [C / L, R, S, L], turned: in the order [C / L, R - r, S - s, L], bias [C], result
+    [B, Y, X, C]. There are parts * B * C / L tasks.
     """
     code = Writer("convolution", machine.lanes, NUMBERS, POINTERS)
     lanes, pixel, row, output_row = code.lanes, channels, columns.inputs * channels, columns.outputs * channels
     inside, (width, room) = code.table(rows_of_taps(rows)), _registers(machine)
+    direction = -1 if turned else 1
+    tap, tap_row = direction * lanes, direction * columns.taps * lanes
     with code.tasks("next", "tasks") as task:
         rest, image = code.split(task, code.argument("batch"))
         block, part = code.split(rest, code.argument("parts"))
         source = code.step(code.argument("input"), (image, rows.inputs * row), (block, lanes))
         result = code.step(code.argument("result"), (image, rows.outputs * output_row), (block, lanes))
         kernel = code.step(code.argument("other"), (block, rows.taps * columns.taps * lanes))
+        if turned:
+            kernel = code.step(kernel, (rows.taps * columns.taps - 1, lanes))
         bias = code.load(code.step(code.argument("bias"), (block, lanes)))
         with code.loop(*_share(code, part, rows.outputs)) as y:
             first_tap, count, first_row = inside(y.index)
-            taps = code.step(kernel, (first_tap, columns.taps * lanes))
+            taps = code.step(kernel, (first_tap, tap_row))
             for run in tiles(columns, width):
                 with code.loop(0, run.repeats) as n:
                     pixels = code.step(source, (first_row, row), (n.index, run.shift * pixel))
                     target = code.step(result, (y.index, output_row), (n.index, run.width * pixel))
                     with code.loop(0, count, [bias] * run.width) as r:
                         here = code.step(pixels, (r.index, row))
-                        there = code.step(taps, (r.index, rows.spread * columns.taps * lanes))
+                        there = code.step(taps, (r.index, rows.spread * tap_row))
                         for piece in pieces(columns.taps, room):
-                            _multiply_by_taps(code, r.sums, here, there, pixel, _with_taps(run.reads, piece))
+                            _multiply_by_taps(code, r.sums, (here, pixel), (there, tap), _with_taps(run.reads, piece))
                     for t, value in enumerate(r.sums):
                         code.store(value, code.step(target, (run.start + t, pixel)))
     return code.done()
 
 
 def _multiply_by_taps(
-    code: Writer, sums: list[ir.Value], row: ir.Value, taps: ir.Value, pixel: int, reads: Reads
+    code: Writer, sums: list[ir.Value], row: tuple[ir.Value, int], taps: tuple[ir.Value, int], reads: Reads
 ) -> None:
-    """sums[t] += row[x] * taps[s] for all x that are read, each for its pairs (t, s). pixel: floats in one."""
+    """sums[t] += row[x] * taps[s] for all x that are read, each for its pairs (t, s).
+
+    row and taps: where the first is, and how many floats lie from one to the next.
+    """
     used = {s for pairs in reads.values() for _, s in pairs}
-    factors = {s: code.load(code.step(taps, (s, code.lanes))) for s in sorted(used)}
+    factors = {s: code.load(code.step(taps[0], (s, taps[1]))) for s in sorted(used)}
     for x, pairs in reads.items():
-        value = code.load(code.step(row, (x, pixel)))
+        value = code.load(code.step(row[0], (x, row[1])))
         for t, s in pairs:
             sums[t] = code.fma(value, factors[s], sums[t])
+
+
+# Floats of a copy: two are smaller than a second-level cache of 2 MiB, and than the smallest stack a thread may have.
+LARGEST_COPY = 5 * 2**15
+
+
+class _Copy:
+    """L channels of images, side by side on a thread's stack, unless they nearly are so or are too large.
+
+    They are read once for each row of taps; beside the other channels they would take as many cache lines, but in few
+    places of the caches, and would be gone at the next row.
+    """
+
+    def __init__(self, code: Writer, channels: int, pixels: int) -> None:
+        self.code, self.channels = code, channels
+        wanted = channels >= 4 * code.lanes and pixels * code.lanes <= LARGEST_COPY
+        self.memory = code.memory(pixels) if wanted else None
+        self.pixel = code.lanes if wanted else channels
+
+    def of(self, source: ir.Value, pixels: ir.Value) -> ir.Value:
+        """Where the first `pixels` of the images at `source` are then."""
+        if self.memory is None:
+            return source
+        with self.code.loop(0, pixels) as i:
+            value = self.code.load(self.code.step(source, (i.index, self.channels)))
+            self.code.store(value, self.code.step(self.memory, (i.index, self.code.lanes)))
+        return self.memory
 
 
 def kernel_gradient(machine: Machine, channels: int, rows: Axis, columns: Axis) -> ir.Module:
@@ -209,9 +244,12 @@ def kernel_gradient(machine: Machine, channels: int, rows: Axis, columns: Axis) 
     [C / L, R, S, L], bias [C]. There are parts * C / L tasks; the result does not depend on the parts.
     """
     code = Writer("kernel_gradient", machine.lanes, NUMBERS, POINTERS)
-    lanes, pixel, row, output_row = code.lanes, channels, columns.inputs * channels, columns.outputs * channels
-    inside, (width, room) = code.table(rows_of_outputs(rows)), _registers(machine)
-    group = INT(math.ceil(PARTIAL_SUM / (rows.outputs * columns.outputs)))
+    lanes, pixels, outputs = code.lanes, rows.inputs * columns.inputs, rows.outputs * columns.outputs
+    many = math.ceil(PARTIAL_SUM / outputs)
+    of_input, of_other = (_Copy(code, channels, many * each) for each in (pixels, outputs))
+    pixel, row = of_input.pixel, columns.inputs * of_input.pixel
+    place, output_row = of_other.pixel, columns.outputs * of_other.pixel
+    inside, (width, room), group = code.table(rows_of_outputs(rows)), _registers(machine), INT(many)
     with code.tasks("next", "tasks") as task:
         block, part = code.split(task, code.argument("parts"))
         source = code.step(code.argument("input"), (block, lanes))
@@ -220,41 +258,50 @@ def kernel_gradient(machine: Machine, channels: int, rows: Axis, columns: Axis) 
         batch, share = code.argument("batch"), _share(code, part, rows.taps)
         with code.loop(0, code.split(code.at.add(batch, code.at.sub(group, INT(1))), group)[0]) as g:
             start = code.at.mul(g.index, group)
-            stop = code.smaller(code.at.add(start, group), batch)
+            images = code.smaller(code.at.sub(batch, start), group)
+            xs = of_input.of(code.step(source, (start, pixels * channels)), code.at.mul(images, INT(pixels)))
+            gs = of_other.of(code.step(gradient, (start, outputs * channels)), code.at.mul(images, INT(outputs)))
             with code.loop(*share) as r:
                 first_output, count, first_row = inside(r.index)
                 for piece in pieces(columns.taps, room):
-                    with code.loop(start, stop, [code.zero] * len(piece)) as image:
-                        pixels = code.step(source, (image.index, rows.inputs * row), (first_row, row))
-                        weights = code.step(gradient, (image.index, rows.outputs * output_row))
-                        weights = code.step(weights, (first_output, output_row))
+                    with code.loop(0, images, [code.zero] * len(piece)) as image:
+                        inputs = code.step(xs, (image.index, pixels * pixel), (first_row, row))
+                        weights = code.step(gs, (image.index, outputs * place), (first_output, output_row))
                         with code.loop(0, count, image.sums) as y:
-                            here = code.step(pixels, (y.index, rows.stride * row))
+                            here = code.step(inputs, (y.index, rows.stride * row))
                             there = code.step(weights, (y.index, output_row))
-                            _multiply_by_gradient(code, y, here, there, pixel, tiles(columns, width), piece)
+                            _multiply_by_gradient(code, y, (here, pixel), (there, place), tiles(columns, width), piece)
                         image.sums = y.sums
                     places = (code.step(result, (r.index, columns.taps * lanes), (s, lanes)) for s in piece)
                     _add(code, places, image.sums)
             # The bias is the first part's.
-            end = code.at.select(code.at.icmp_signed("==", part, INT(0)), stop, start)
-            with code.loop(start, end, [code.zero] * ADDERS) as image:
-                weights = code.step(gradient, (image.index, rows.outputs * output_row))
-                _sum_pixels(code, image, weights, pixel, rows.outputs * columns.outputs)
+            end = code.at.select(code.at.icmp_signed("==", part, INT(0)), images, INT(0))
+            with code.loop(0, end, [code.zero] * ADDERS) as image:
+                _sum_pixels(code, image, code.step(gs, (image.index, outputs * place)), place, outputs)
             _add(code, [code.step(code.argument("bias"), (block, lanes))] * ADDERS, image.sums)
     return code.done()
 
 
 def _multiply_by_gradient(
-    code: Writer, row: Loop, inputs: ir.Value, weights: ir.Value, pixel: int, runs: Sequence[Tiles], piece: range
+    code: Writer,
+    row: Loop,
+    inputs: tuple[ir.Value, int],
+    weights: tuple[ir.Value, int],
+    runs: Sequence[Tiles],
+    piece: range,
 ) -> None:
-    """sums[s] += inputs[x] * weights[t] along a row of pixels, for the taps s of a piece."""
+    """sums[s] += inputs[x] * weights[t] along a row of pixels, for the taps s of a piece.
+
+    inputs and weights: where the first is, and how many floats lie from one pixel to the next.
+    """
+    pixel, place = inputs[1], weights[1]
     for run in runs:
         reads = _with_taps(run.reads, piece)
         used = {t for pairs in reads.values() for t, _ in pairs}
         with code.loop(0, run.repeats, row.sums) as n:
-            here = code.step(inputs, (n.index, run.shift * pixel))
-            there = code.step(weights, (n.index, run.width * pixel))
-            factors = {t: code.load(code.step(there, (run.start + t, pixel))) for t in sorted(used)}
+            here = code.step(inputs[0], (n.index, run.shift * pixel))
+            there = code.step(weights[0], (n.index, run.width * place))
+            factors = {t: code.load(code.step(there, (run.start + t, place))) for t in sorted(used)}
             for x, pairs in reads.items():
                 value = code.load(code.step(here, (x, pixel)))
                 for t, s in pairs:

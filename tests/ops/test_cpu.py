@@ -72,15 +72,15 @@ def test_right_numbers_and_nothing_touched_around_them(data, machine, threads):
     x, kernel, bias, stride, padding = case(data)
     output, grad, of_x, of_kernel, of_bias = expected(x, kernel, bias, stride, padding)
     rows, columns = cpu._axes(x, kernel, stride, padding)
-    packed, turned = (cpu._packed(each, machine.lanes) for each in (kernel, kernel.flip(2, 3)))
-    inputs = [Guarded(each) for each in (last(x), last(grad), packed, turned, bias, torch.zeros_like(bias))]
+    packed = cpu._packed(kernel, machine.lanes)
+    inputs = [Guarded(each) for each in (last(x), last(grad), packed, bias, torch.zeros_like(bias))]
     results = [Guarded(torch.full(shape, torch.nan)) for shape in (last(output).shape, last(of_x).shape)]
     sums = [Guarded(torch.zeros(shape)) for shape in (packed.shape, bias.shape)]
-    image, gradient, forward, backward, offset, none = (each.tensor for each in inputs)
+    image, gradient, taps, offset, none = (each.tensor for each in inputs)
     torch.set_num_threads(threads)
-    cpu.convolve_into(results[0].tensor, image, forward, offset, machine, rows, columns)
+    cpu.convolve_into(results[0].tensor, image, taps, offset, machine, rows, columns)
     turned_axes = [cpu._turned(axis) for axis in (rows, columns)]
-    cpu.convolve_into(results[1].tensor, gradient, backward, none, machine, *turned_axes)
+    cpu.convolve_into(results[1].tensor, gradient, taps, none, machine, *turned_axes, turned=True)
     cpu.add_gradients(sums[0].tensor, sums[1].tensor, gradient, image, machine, rows, columns)
     torch.set_num_threads(1)
     assert all(each.intact() for each in (*inputs, *results, *sums))
