@@ -5,11 +5,11 @@
     python scripts/reproduce.py table=imagenet scale=mini run=missing         the small twin, on the bundled images
     python scripts/reproduce.py table=imagenet scale=mini root=docs/tables    the small twin as it was committed
 
-Options: table (imagenet, resnet50, interpolations, ablations), scale (full, mini), run (missing), seeds (0,1,2), root
-(folder of the runs: runs), out (folder of the tables: runs/tables), seconds (timing of the networks, 0: none), batch,
-device (cpu, cuda), jobs (runs side by side); data.root and any other option of train.py are handed on. Parameters,
-multiply-adds and speed are computed here every time; accuracies are those of finished runs. Started again, runs that
-were interrupted continue.
+Options: table (imagenet, resnet50, interpolations, ablations; reach, mini alone), scale (full, mini), run (missing),
+seeds (0,1,2), root (folder of the runs: runs), out (folder of the tables: runs/tables), seconds (timing of the
+networks, 0: none), batch, device (cpu, cuda), jobs (runs side by side); data.root and any other option of train.py are
+handed on. Parameters, multiply-adds and speed are computed here every time; accuracies are those of finished runs.
+Started again, runs that were interrupted continue.
 """
 
 import csv
@@ -149,6 +149,8 @@ def parsed(arguments: Sequence[str]) -> Asked:
     ):
         if value not in known:
             raise ConfigError(f"{name}={value}: choose one of {', '.join(each for each in known if each)}")
+    if asked.scale not in TABLES[asked.table].arms:
+        raise ConfigError(f"scale={asked.scale}: table={asked.table} has {', '.join(TABLES[asked.table].arms)} alone")
     try:
         valid = min(asked.seed_numbers) >= 0
     except ValueError:

@@ -1,7 +1,7 @@
 """The rows of every table: the options of train.py that make each of them, and the weights released for it.
 
-A table has two scales. `full` is the paper's own, on ImageNet. `mini` asks the same question of a small network and the
-bundled images: what two cores can honestly say in an hour or two.
+A table has one scale or two. `full` is the paper's own, on ImageNet. `mini` asks the same question of a small network
+and the bundled images: what two cores can honestly say in an hour or two.
 """
 
 from collections.abc import Mapping
@@ -181,6 +181,52 @@ ABLATIONS = Table(
     },
 )  # fmt: skip
 
+
+def _wide(name: str, label: str, *options: str) -> Arm:
+    """One block on maps of 28 pixels and one on 14, where a larger kernel sees what no later block would."""
+    return Arm(name, label, ("+experiment=quickstart", "model.args={depths: [1, 1, 0, 0], patch_size: 2}", *options))
+
+
+def _wide_dcls(size: int, *options: str, name: str = "dcls", label: str = "") -> Arm:
+    label = f"DCLS v0, 16 taps{label} in {size}x{size}"
+    asked = ("surgery=dcls_quickstart", f"surgery.dilated_kernel_size={size}", "surgery.kernel_count=16")
+    return _wide(f"reach_{name}_{size}", label, *asked, *options)
+
+
+def _wide_dense(size: int) -> Arm:
+    options = ("surgery=large_kernel", f"surgery.dilated_kernel_size={size}")
+    return _wide(f"reach_dense_{size}", f"dense {size}x{size}: {size * size} weights", *options)
+
+
+def _wide_dilated(dilation: int, size: int) -> Arm:
+    label = f"7x7 with dilation {dilation}: 49 weights in {size}x{size}"
+    return _wide(f"reach_dilated_{size}", label, "surgery=dilated", f"surgery.dilation={dilation}")
+
+
+# 16 taps have 48 parameters, a weight and two coordinates each.
+REACH = Table(
+    "Parameters and reach apart: two blocks, on maps of 28 and 14 pixels",
+    {
+        "mini": (
+            _wide("reach_plain", "ConvNeXt, dense 7x7: 49 weights", "surgery=none"),
+            _wide_dcls(7),
+            _wide_dilated(2, 13),
+            _wide_dcls(13),
+            _wide_dcls(13, "surgery.position_lr_scale=0", name="frozen", label=", frozen,"),
+            _wide_dense(13),
+            _wide_dilated(3, 19),
+            _wide_dcls(19),
+            _wide_dense(19),
+        )
+    },
+)
+
 TABLES: Mapping[str, Table] = MappingProxyType(
-    {"imagenet": IMAGENET, "resnet50": RESNET50, "interpolations": INTERPOLATIONS, "ablations": ABLATIONS}
+    {
+        "imagenet": IMAGENET,
+        "resnet50": RESNET50,
+        "interpolations": INTERPOLATIONS,
+        "ablations": ABLATIONS,
+        "reach": REACH,
+    }
 )

@@ -104,6 +104,7 @@ def test_speeds_are_relative_to_the_first_row():
     [
         (["table=robust"], "table=robust: choose one of imagenet"),
         (["table=imagenet", "scale=half"], "scale=half: choose one of full, mini"),
+        (["table=reach"], "scale=full: table=reach has mini alone"),
         (["table=imagenet", "seeds=x"], "seeds=x"),
         (["table=imagenet", "seconds=long"], "seconds=long"),
         (["table=imagenet", "data.rot=/x"], "did you mean data.root"),
