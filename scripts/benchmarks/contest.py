@@ -27,7 +27,8 @@ class Mismatch(Exception):
 class Contest:
     """One case of a benchmark.
 
-    candidates: by name, what is timed; one of them is "ours". Each returns the tensors that `expected` gives, or none.
+    candidates: by name, what is timed; one of them is "ours". Each returns the tensors that `expected` gives, of those
+        shapes once reshaped, or none.
     expected: the true tensors, in float64 where the machine allows, computed in the same run.
     tolerance: of the difference, over the largest true value.
     scale: by the name of a candidate, what its times are multiplied by (1 where absent), for a peer of other work.
@@ -94,7 +95,8 @@ def check(contest: Contest) -> None:
         if found and len(found) != len(expected):
             raise Mismatch(f"{contest.bench}, {contest.case}: {name} gives {len(found)} results of {len(expected)}")
         for i, (one, other) in enumerate(zip(found, expected, strict=False)):
-            error = ((one.double() - other.double()).abs().max() / other.double().abs().max()).item()
+            one, other = one.double().reshape(other.shape), other.double()
+            error = ((one - other).abs().max() / other.abs().max()).item()
             if not error <= contest.tolerance:
                 raise Mismatch(
                     f"{contest.bench}, {contest.case}: result {i} of {name} is off by {error:.1e} of the largest "

@@ -209,3 +209,19 @@ def test_the_printed_layer_names_what_is_unusual():
         "Dcls2d(2, 4, kernel_count=3, dilated_kernel_size=(1, 5), version=gauss, stride=(2, 2), padding=(1, 1), "
         "groups=2, padding_mode=reflect, learned_axes=(1,), bias=False)"
     )
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_kernels_built_side_by_side_change_no_bit(version, monkeypatch):
+    """With generated code the layer's kernels lie as the convolution reads them; weight and P may be in any format."""
+    layer = Dcls2d(16, 16, 5, padding=3, dilated_kernel_size=(7, 6), groups=16, version=version, position_init_std=2.0)
+    layer = layer.to(memory_format=torch.channels_last)
+    x = torch.randn(2, 16, 9, 9).to(memory_format=torch.channels_last)
+    results = []
+    for _ in range(2):
+        layer.zero_grad()
+        output = layer(x)
+        output.square().sum().backward()
+        results.append([output.detach(), *(each.grad for each in layer.parameters())])
+        monkeypatch.setattr("dcls.ops.side_by_side", lambda *_: 1)
+    torch.testing.assert_close(*results, rtol=0, atol=0)

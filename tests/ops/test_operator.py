@@ -73,6 +73,27 @@ def test_torch_finds_nothing_wrong(image, size, how, last):
         torch.library.opcheck(depthwise_gradients, (grad, x, kernel, *how, wanted))
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("backend", ["auto", "torch", "reference"])
+def test_kernels_of_neighbouring_channels_may_lie_together(backend):
+    """To the bit what the same kernels do one by one, gradients and their order in memory included."""
+    x, kernel, bias = tensors(16, (9, 7), (5, 4), last=True)
+    together = kernel.detach().reshape(2, 8, 5, 4).contiguous(memory_format=torch.channels_last).requires_grad_()
+    how = {"stride": (2, 1), "padding": (1, 2), "groups": 16, "backend": backend}
+    alone = ops.convolve(x, kernel, bias, **how)
+    output = ops.convolve(x, together, bias, **how)
+    torch.testing.assert_close(output, alone, rtol=0, atol=0)
+    cotangent = torch.randn_like(alone)
+    expected = torch.autograd.grad(alone, (x, kernel, bias), cotangent)
+    found = torch.autograd.grad(output, (x, together, bias), cotangent)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.reshape(other.shape), other, rtol=0, atol=0)
+    if backend == "auto":
+        torch.library.opcheck(depthwise, (x, together, bias, [1, 1], [1, 1]))
+        detached = [each.detach() for each in (x, together)]
+        torch.library.opcheck(depthwise_gradients, (cotangent, *detached, [2, 1], [1, 2], [True, True, True]))
+
+
 class Convolution(nn.Module):
     def forward(self, x, kernel, bias):
         return ops.convolve(x, kernel, bias, (1,), (2,), 8)
