@@ -178,6 +178,8 @@ def measured(arm: Arm, runs: Mapping[tuple[str, int], results.Wanted], asked: As
     costs = cost.count(cost.network(config), config)
     version = getattr(config.surgery, "version", None)
     paper = models.paper_figures(config.model.name, config.surgery.mode, version) if published(arm, asked) else None
+    if arm.paper is not None:
+        paper = vars(arm.paper)
     top1 = {seed: _accuracy(summary) for seed, summary in summaries.items() if summary is not None}
     return Row(arm, costs.params, costs.flops, paper or {}, {}, top1, results.released(arm, Path(asked.root)))
 

@@ -8,19 +8,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from models.published import MEMORY, Figures
+
 SCALES = ("full", "mini")
 
 
 @dataclass(frozen=True)
 class Arm:
     """A row. name: of its run folders at mini scale. options: of train.py, without the seed. released: a shortcut of
-    eval.py's `checkpoint`. The first arm of a table is what the others are compared with.
+    eval.py's `checkpoint`. paper: figures of a row that is no experiment of its own. The first arm of a table is what
+    the others are compared with.
     """
 
     name: str
     label: str
     options: tuple[str, ...]
     released: str = ""
+    paper: Figures | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,7 @@ RESNET50 = Table(
                 "resnet50_dcls_6",
                 "ResNet-50-dcls, 7x7, 6 taps",
                 ("+experiment=resnet50_dcls", "surgery.kernel_count=6"),
+                paper=Figures(26.0e6, None, 76.5, MEMORY),
             ),
         ),
         "mini": (
