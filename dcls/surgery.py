@@ -176,9 +176,11 @@ class Report:
         """The report as a plain-text table, one line a layer, the totals last."""
         change = self.params_after - self.params_before
         totals = f"parameters {self.params_before:,} -> {self.params_after:,} ({change:+,})"
-        return [self._title(), *(_table(self.rows) if self.rows else []), totals]
+        return [self.title, *(_table(self.rows) if self.rows else []), totals]
 
-    def _title(self) -> str:
+    @property
+    def title(self) -> str:
+        """What was replaced, in a line."""
         version = f" {self.version}, {self.kernel_count} taps a kernel" if self.version else ""
         groups = {row.group for row in self.rows if row.group is not None}
         shared = f", which share {len(groups)} sets of positions" if 0 < len(groups) < len(self.rows) else ""

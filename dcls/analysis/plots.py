@@ -5,6 +5,7 @@ Figures are drawn on their own Agg canvas: no pyplot, no global style, no displa
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -55,7 +56,7 @@ def positions_png(
     """
     if not end:
         return
-    labels = _labels(_evenly(list(end), GROUPS_SHOWN))
+    labels = short_labels(evenly(list(end), GROUPS_SHOWN))
     flat = all(len(limits[name]) == 1 for name in labels)
     rows = 1 if flat else 3
     height = 2.4 if flat else 2.3 * max(_aspect(limits[name]) for name in labels)
@@ -64,7 +65,7 @@ def positions_png(
     for column, (name, label) in zip(axes.T, labels.items(), strict=True):
         a, b = (sample(positions[name].float()) for positions in (start, end))
         facts = statistics({name: a}, {name: b}, limits)[name]
-        (_draw_axis if len(limits[name]) == 1 else _draw_plane)(column, a.numpy(), b.numpy(), limits[name])
+        (_draw_only_axis if len(limits[name]) == 1 else _draw_plane)(column, a.numpy(), b.numpy(), limits[name])
         caption = f"moved {facts['movement']:.2f} px on average, {facts['border']:.1%} on the border"
         column[0].set_title(label, fontsize=10, color=INK, loc="left", pad=18)
         column[0].text(0, 1.02, caption, fontsize=7.5, color=PALE, transform=column[0].transAxes)
@@ -82,18 +83,27 @@ def _aspect(limit: tuple[int, ...]) -> float:
 
 def _draw_plane(column: Sequence[Axes], start: np.ndarray, end: np.ndarray, limit: tuple[int, ...]) -> None:
     """Density and a sample of taps at the start, at the end (one colour scale), and the paths of some."""
-    (rows, columns), start, end = limit[-2:], start[-2:], end[-2:]
-    densities = [_density(points, rows, columns) for points in (start, end)]
+    draw_taps(column[:2], (start, end), limit)
+    draw_paths(column[2], start, end, limit)
+    column[2].set_xlabel("column offset (px)")
+
+
+def draw_taps(axes: Sequence[Axes], positions: Sequence[np.ndarray], limit: tuple[int, ...]) -> None:
+    """Density and a sample of the taps of each of `positions`, [n, .., K] in pixels, on one colour scale."""
+    planes, (rows, columns) = [points[-2:] for points in positions], limit[-2:]
+    densities = [_density(points, rows, columns) for points in planes]
     norm = PowerNorm(0.6, vmin=0, vmax=max(density.max() for density in densities))
-    box = (-columns - 0.5, columns + 0.5, rows + 0.5, -rows - 0.5)
-    for axis, density, points in zip(column, densities, (start, end), strict=False):
-        axis.imshow(density, extent=box, norm=norm, cmap=DENSITY, interpolation="bilinear", aspect="equal")
+    for axis, density, points in zip(axes, densities, planes, strict=True):
+        axis.imshow(density, extent=_box(limit), norm=norm, cmap=DENSITY, interpolation="bilinear", aspect="equal")
         y, x = _some(points, TAPS_SHOWN)
         axis.scatter(x, y, s=1.6, color=INK, alpha=0.45, linewidths=0)
         _grid(axis, rows, columns)
-    _draw_paths(column[2], start, end)
-    column[2].set(xlim=box[:2], ylim=box[2:], aspect="equal", xlabel="column offset (px)")
-    _grid(column[2], rows, columns)
+
+
+def _box(limit: tuple[int, ...]) -> tuple[float, float, float, float]:
+    """Left, right, bottom and top of the kernel, rows downwards."""
+    rows, columns = limit[-2:]
+    return -columns - 0.5, columns + 0.5, rows + 0.5, -rows - 0.5
 
 
 def _density(points: np.ndarray, rows: int, columns: int) -> np.ndarray:
@@ -117,12 +127,16 @@ def _some(points: np.ndarray, count: int) -> np.ndarray:
     return flat[:, np.linspace(0, flat.shape[1] - 1, min(count, flat.shape[1])).astype(int)]
 
 
-def _draw_paths(axis: Axes, start: np.ndarray, end: np.ndarray) -> None:
-    (y0, x0), (y1, x1) = _some(start, TAPS_TRACED), _some(end, TAPS_TRACED)
+def draw_paths(axis: Axes, start: np.ndarray, end: np.ndarray, limit: tuple[int, ...]) -> None:
+    """From where to where a sample of the taps of [n, .., K] moved."""
+    (y0, x0), (y1, x1) = _some(start[-2:], TAPS_TRACED), _some(end[-2:], TAPS_TRACED)
     axis.plot([x0, x1], [y0, y1], color=COLOURS[0], linewidth=0.7, alpha=0.5)
     axis.scatter(x0, y0, s=4, color=PALE, linewidths=0, label="start", zorder=3)
     axis.scatter(x1, y1, s=8, color=COLOURS[1], linewidths=0, label="end", zorder=3)
     axis.legend(frameon=False, fontsize=7, loc="upper right", handletextpad=0, labelcolor=INK)
+    left, right, bottom, top = _box(limit)
+    axis.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
+    _grid(axis, *limit[-2:])
 
 
 def _grid(axis: Axes, rows: int, columns: int) -> None:
@@ -141,10 +155,15 @@ def _grid(axis: Axes, rows: int, columns: int) -> None:
         axis.text(-3.4, -3.7, "7 x 7", color=INK, fontsize=6.5, va="bottom")
 
 
-def _draw_axis(column: Sequence[Axes], start: np.ndarray, end: np.ndarray, limit: tuple[int, ...]) -> None:
-    axis, edges = column[0], _edges(limit[0])
+def _draw_only_axis(column: Sequence[Axes], start: np.ndarray, end: np.ndarray, limit: tuple[int, ...]) -> None:
+    draw_axis(column[0], start, end, limit)
     for unused in column[1:]:
         unused.set_visible(False)
+
+
+def draw_axis(axis: Axes, start: np.ndarray, end: np.ndarray, limit: tuple[int, ...]) -> None:
+    """Both densities of the taps over the one axis that learns."""
+    edges = _edges(limit[0])
     for points, colour, label in ((start, PALE, "start"), (end, COLOURS[1], "end")):
         axis.hist(points.ravel(), edges, density=True, histtype="stepfilled", alpha=0.25, color=colour)
         axis.hist(points.ravel(), edges, density=True, histtype="step", color=colour, label=label, linewidth=1.2)
@@ -168,8 +187,8 @@ def kernels_png(model: nn.Module, path: Path, *, title: str = "A sample of the k
     model's depthwise convolutions (or, if none, its dense ones), one layer for each width, a dilated one with its gaps.
     A kernel with three axes is cut in the middle of the first. Nothing is written for a model without such layers.
     """
-    chosen = _dcls_kernels(model) or _plain_kernels(model)
-    labels = _labels(_evenly(list(chosen), GROUPS_SHOWN))
+    chosen = kernels_shown(model)
+    labels = short_labels(evenly(list(chosen), GROUPS_SHOWN))
     if not labels:
         return
     figure = _figure(1.05 * KERNELS_SHOWN + 2.2, 1.12 * len(labels) + 0.9, title)
@@ -184,7 +203,7 @@ def kernels_png(model: nn.Module, path: Path, *, title: str = "A sample of the k
 
 def _draw_kernels(figure: Figure, places: Sequence[SubplotSpec], kernels: Tensor, label: str) -> None:
     """One row: kernels on a scale symmetric about 0, and its colour bar in the last place."""
-    pictures = _pictures(kernels)
+    pictures = as_pictures(kernels)
     scale = max(float(np.abs(pictures).max()), 1e-12)
     for place, picture in zip(places[:-1], pictures, strict=False):
         axis = figure.add_subplot(place)
@@ -199,6 +218,11 @@ def _draw_kernels(figure: Figure, places: Sequence[SubplotSpec], kernels: Tensor
     bar.outline.set_visible(False)
 
 
+def kernels_shown(model: nn.Module) -> dict[str, Tensor]:
+    """Kernels [O, C, S..] by the name of their layer: those of which `kernels_png` draws a sample."""
+    return _dcls_kernels(model) or _plain_kernels(model)
+
+
 @torch.no_grad()
 def _dcls_kernels(model: nn.Module) -> dict[str, Tensor]:
     """The kernels [O, C, S..] of the middle layer of each group, by that layer's name."""
@@ -206,7 +230,7 @@ def _dcls_kernels(model: nn.Module) -> dict[str, Tensor]:
     for name, layer in layers.layers(model):
         groups.setdefault(id(layer.P), []).append((name, layer))
     middle = [members[len(members) // 2] for members in groups.values()]
-    return {name: layer.construct_kernel().detach().cpu() for name, layer in _evenly(middle, GROUPS_SHOWN)}
+    return {name: layer.construct_kernel().detach().cpu() for name, layer in evenly(middle, GROUPS_SHOWN)}
 
 
 def _plain_kernels(model: nn.Module) -> dict[str, Tensor]:
@@ -232,7 +256,7 @@ def _with_gaps(convolution: Any) -> Tensor:
     return spread
 
 
-def _pictures(kernels: Tensor) -> np.ndarray:
+def as_pictures(kernels: Tensor) -> np.ndarray:
     """Evenly chosen kernels of [O, C, S..] as pictures [.., H, W]."""
     flat = kernels.flatten(0, 1)
     flat = flat[torch.arange(min(KERNELS_SHOWN, len(flat))) * len(flat) // min(KERNELS_SHOWN, len(flat))]
@@ -251,37 +275,64 @@ def curves_png(history: Sequence[Mapping[str, Any]], path: Path, *, title: str =
     """
     if not history:
         return
-    groups = list(history[-1].get("positions") or {})
-    panels: list[tuple[str, Callable[[Axes], None]]] = [
-        ("loss", lambda axis: _lines(axis, history, {"train_loss": "train", "eval_loss": "validation"})),
-        ("top-1 (%)", lambda axis: _lines(axis, history, {"top1": "weights", "top1_ema": "average (EMA)"})),
-        ("learning rate", lambda axis: _lines(axis, history, {"lr": "weights", "position_lr": "positions"})),
-    ]
-    if groups:
-        panels.append(("movement from the start (px)", lambda axis: _movement(axis, history, groups)))
+    panels = curve_panels({"": history})
     figure = _figure(3.6 * len(panels), 3.3, title)
-    for axis, (label, draw) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+    for axis, draw in zip(figure.subplots(1, len(panels)), panels.values(), strict=True):
         draw(axis)
-        _finish_curves(axis, label)
     _save(figure, path)
 
 
-def _lines(axis: Axes, rows: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> None:
-    for colour, (key, label) in zip(COLOURS, labels.items(), strict=False):
-        _line(axis, [(row["epoch"], row.get(key)) for row in rows], colour, label)
+def curve_panels(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Callable[[Axes], None]]:
+    """By title what draws each panel of `curves_png`; the first run in full lines, one that it is compared to dashed.
+
+    runs: rows of metrics.jsonl by the run's name, which the legend says where there are several. Movement is the
+    first run's alone.
+    """
+    history = next(iter(runs.values()))
+    groups = list(history[-1].get("positions") or {})
+    keys = {
+        "loss": {"train_loss": "train", "eval_loss": "validation"},
+        "top-1 (%)": {"top1": "weights", "top1_ema": "average (EMA)"},
+        "learning rate": {"lr": "weights", "position_lr": "positions"},
+    }
+    panels: dict[str, Callable[[Axes], None]] = {
+        title: partial(_draw_lines, title=title, runs=runs, labels=labels) for title, labels in keys.items()
+    }
+    if groups:
+        panels["movement"] = partial(_draw_movement, rows=history, groups=groups)
+    return panels
 
 
-def _movement(axis: Axes, rows: Sequence[Mapping[str, Any]], groups: Sequence[str]) -> None:
-    for colour, (name, label) in zip(COLOURS, _labels(_evenly(groups, GROUPS_SHOWN)).items(), strict=False):
+def _draw_lines(
+    axis: Axes, title: str, runs: Mapping[str, Sequence[Mapping[str, Any]]], labels: Mapping[str, str]
+) -> None:
+    for (run, rows), style in zip(runs.items(), ("-", "--"), strict=False):
+        for colour, (key, label) in zip(COLOURS, labels.items(), strict=False):
+            points = [(row["epoch"], row.get(key)) for row in rows]
+            _line(axis, points, colour, f"{run}: {label}" if len(runs) > 1 else label, style)
+    _finish_curves(axis, title)
+
+
+def _draw_movement(axis: Axes, rows: Sequence[Mapping[str, Any]], groups: Sequence[str]) -> None:
+    for colour, (name, label) in zip(COLOURS, short_labels(evenly(groups, GROUPS_SHOWN)).items(), strict=False):
         points = [(row["epoch"], ((row.get("positions") or {}).get(name) or {}).get("movement")) for row in rows]
         _line(axis, points, colour, label)
     axis.set_ylim(bottom=0)
+    _finish_curves(axis, "movement from the start (px)")
 
 
-def _line(axis: Axes, points: Iterable[tuple[int, float | None]], colour: str, label: str) -> None:
+def _line(axis: Axes, points: Iterable[tuple[int, float | None]], colour: str, label: str, style: str = "-") -> None:
     known = [(epoch, value) for epoch, value in points if value is not None]
     if known:
-        axis.plot(*zip(*known, strict=True), color=colour, label=label, linewidth=1.6, marker="o", markersize=2.5)
+        axis.plot(
+            *zip(*known, strict=True),
+            color=colour,
+            label=label,
+            linestyle=style,
+            linewidth=1.6,
+            marker="o",
+            markersize=2.5,
+        )
 
 
 def _finish_curves(axis: Axes, label: str) -> None:
@@ -361,14 +412,14 @@ def _quiet(axis: Axes) -> None:
     axis.xaxis.label.set_fontsize(8)
 
 
-def _evenly(items: Sequence[Item], count: int) -> list[Item]:
+def evenly(items: Sequence[Item], count: int) -> list[Item]:
     """At most `count` of the items, evenly chosen, the first and the last among them."""
     if len(items) <= count:
         return list(items)
     return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
 
 
-def _labels(names: Sequence[str], length: int = 24) -> dict[str, str]:
+def short_labels(names: Sequence[str], length: int = 24) -> dict[str, str]:
     """The names without the last parts that all of them share: stages.0, stages.1 for stages.{0,1}.blocks.0.conv_dw."""
     parts = [name.split(".") for name in names]
     cut = 0

@@ -62,6 +62,20 @@ def evaluate(
     return [_scores(each, len(models) / seconds) for each in sums]
 
 
+@torch.inference_mode()
+def hits(
+    model: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], precision: Precision
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which images of one process `model` (in eval mode) has right at first, bool [N], and their labels, int64 [N]."""
+    right, known = [], []
+    for images, labels in batches:
+        with precision.autocast():
+            logits = model(precision.place(images))
+        right.append(logits.argmax(1).cpu() == labels)
+        known.append(labels)
+    return torch.cat(right), torch.cat(known)
+
+
 def _scores(sums: list[float], passes_per_s: float) -> Scores:
     top1, top5, loss, images = sums
     count = max(images, 1.0)

@@ -1,0 +1,139 @@
+"""The pictures of a report as PNG bytes: small panels that a page sets side by side, or one below the other on a phone.
+
+Widths are such that the letters can be read on a phone. Titles and explanations are the page's; a panel has its axes.
+"""
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+from torch import Tensor, nn
+
+from dcls.analysis import plots, receptive_field
+from dcls.analysis.plots import COLOURS, DENSITY, GRID, INK
+from dcls.analysis.positions import History
+
+DPI = 160
+EPOCHS_SHOWN = 5
+KERNELS_IN_A_ROW = 5
+SHARES = (0.5, 0.9)
+
+
+def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, bytes]:
+    """The panels of `plots.curve_panels` by their names."""
+    drawn = {}
+    for name, draw in plots.curve_panels(runs).items():
+        figure, (axis,) = _figure(3.7, 2.9)
+        draw(axis)
+        drawn[name] = _png(figure)
+    return drawn
+
+
+def positions(history: History, group: str) -> dict[str, bytes]:
+    """The taps of a group at the start, at the end and evenly between, on one scale; with two axes also their paths."""
+    limit, epochs = history.limits[group], plots.evenly(history.epochs, EPOCHS_SHOWN)
+    taps = [history.at(epoch)[group].numpy() for epoch in epochs]
+    figures = [_figure(2.1, 2.1) for _ in epochs]
+    axes = [axis for _, (axis,) in figures]
+    if len(limit) == 1:
+        for axis, now in zip(axes, taps, strict=True):
+            plots.draw_axis(axis, taps[0], now, limit)
+    else:
+        plots.draw_taps(axes, taps, limit)
+    drawn = {f"epoch {epoch}": _png(figure) for epoch, (figure, _) in zip(epochs, figures, strict=True)}
+    if len(limit) > 1:
+        figure, (axis,) = _figure(2.1, 2.1)
+        plots.draw_paths(axis, taps[0], taps[-1], limit)
+        drawn["paths of a sample"] = _png(figure)
+    return drawn
+
+
+def kernels(model: nn.Module) -> dict[str, bytes]:
+    """A sample of the kernels of each group, by a label that says their size; a group has one symmetric scale."""
+    shown = plots.kernels_shown(model)
+    labels = plots.short_labels(plots.evenly(list(shown), plots.GROUPS_SHOWN))
+    return {f"{label}, {_size(shown[name])}": _kernels(shown[name]) for name, label in labels.items()}
+
+
+def _size(kernels: Tensor) -> str:
+    return " x ".join(map(str, kernels.shape[2:]))
+
+
+def _kernels(kernels: Tensor) -> bytes:
+    pictures = plots.as_pictures(kernels)
+    scale = max(float(np.abs(pictures).max()), 1e-12)
+    rows = -(-len(pictures) // KERNELS_IN_A_ROW)
+    figure, axes = _figure(3.9, 0.78 * rows + 0.05, rows, KERNELS_IN_A_ROW)
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, picture in zip(axes, pictures, strict=False):
+        image = axis.imshow(picture, cmap="RdBu_r", vmin=-scale, vmax=scale, interpolation="nearest")
+        axis.set_axis_on()
+        _bare(axis)
+    bar = figure.colorbar(image, ax=axes, ticks=[-scale, 0, scale], format="%.2g", pad=0.02, aspect=14)
+    bar.ax.tick_params(labelsize=7.5, length=0, labelcolor=INK)
+    bar.outline.set_visible(False)
+    return _png(figure)
+
+
+def effective_receptive_field(field: Tensor) -> bytes:
+    """A map [H, W] over its largest value, with the circles that hold the SHARES of its mass."""
+    figure, (axis,) = _figure(3.2, 2.8)
+    rows, columns = field.shape
+    norm, box = PowerNorm(0.4, vmin=0, vmax=1), (-0.5, columns - 0.5, rows - 0.5, -0.5)
+    image = axis.imshow(field / field.max(), norm=norm, cmap=DENSITY, interpolation="nearest", extent=box)
+    row, column = receptive_field.centre(field)
+    for share, colour in zip(SHARES, COLOURS[1:], strict=False):
+        around = Circle(
+            (column, row), receptive_field.radius(field, share), fill=False, edgecolor=colour, linewidth=1.4
+        )
+        around.set_label(f"{share:.0%}")
+        axis.add_patch(around)
+    axis.set(xlim=box[:2], ylim=box[2:], xlabel="column (px)", ylabel="row (px)")
+    axis.tick_params(colors=INK, labelsize=7.5)
+    for label in (axis.xaxis.label, axis.yaxis.label):
+        label.set(fontsize=8, color=INK)
+    axis.legend(frameon=False, fontsize=7.5, loc="upper right", labelcolor=INK)
+    bar = figure.colorbar(image, ax=axis, ticks=[0, 0.01, 0.1, 0.5, 1], format="%g", pad=0.02)
+    bar.ax.tick_params(labelsize=7, length=0, labelcolor=INK)
+    return _png(figure)
+
+
+def heat_maps(image: np.ndarray, maps: Mapping[str, Mapping[str, Tensor]]) -> bytes:
+    """An image [H, W] or [H, W, 3] in [0, 1], and over it the maps [H, W] in [0, 1]: a row a run, a column a kind."""
+    kinds = list(next(iter(maps.values())))
+    figure, axes = _figure(3.9, 1.3 * len(maps) + 0.2, len(maps), len(kinds) + 1)
+    for row, (run, shown) in enumerate(maps.items()):
+        first, *others = axes[row * (len(kinds) + 1) : (row + 1) * (len(kinds) + 1)]
+        first.set_ylabel(run, fontsize=7.5, color=INK)
+        for axis in (first, *others):
+            axis.imshow(image, cmap="gray", vmin=0, vmax=1)
+            _bare(axis)
+        for axis, kind in zip(others, kinds, strict=True):
+            axis.imshow(shown[kind], cmap="inferno", vmin=0, vmax=1, alpha=0.55)
+            if row == 0:
+                axis.set_title(kind, fontsize=7.5, color=INK)
+    return _png(figure)
+
+
+def _bare(axis: Axes) -> None:
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set(color=GRID)
+
+
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def _png(figure: Figure) -> bytes:
+    stream = BytesIO()
+    figure.savefig(stream, format="png", dpi=DPI)
+    return stream.getvalue()
