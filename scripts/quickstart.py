@@ -1,4 +1,4 @@
-"""Train a plain network and its DCLS variant on the bundled images, evaluate both, show one table and the pictures.
+"""Train a plain network and its DCLS variant on the bundled images, evaluate both, show one table and one page.
 
 python scripts/quickstart.py                                        2 to 3 minutes on two cores
 python scripts/quickstart.py --seeds 0,1,2                          mean, spread and paired difference
@@ -78,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs = evaluated(folders, asked.root)
     count = len(surgeries)
     report({LABELS.get(each, each): runs[i::count] for i, each in enumerate(surgeries)}, asked.root)
+    page(folders[:count], asked.root)
     return 0
 
 
@@ -93,6 +94,12 @@ def evaluated(folders: Sequence[Path], results: Path) -> list[Run]:
     call("eval.py", f"checkpoint=[{checkpoints}]", f"run.dir={results}")
     measured = json.loads((ROOT / results / "eval.json").read_text())
     return [Run(folder, row, rows(folder)) for folder, row in zip(folders, measured, strict=True)]
+
+
+def page(folders: Sequence[Path], results: Path) -> None:
+    """report.html: the last network beside the first, or alone."""
+    others = [f"against={folder}" for folder in folders[:-1][:1]]
+    call("scripts/report.py", f"run.dir={folders[-1]}", *others, f"out={results / 'report.html'}")
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:

@@ -187,6 +187,7 @@ def facts(runs: Sequence[Run]) -> list[dict[str, str]]:
         ("top-1, average", [percent(run.rows[-1]["top1_ema"]) for run in runs]),
         ("parameters", [f"{run.trial.cost.params:,}" for run in runs]),
         ("multiply-adds an image", [resolved.flops_text(run.trial.cost.flops) for run in runs]),
+        ("training, images a second", [median_of(run, "train_img_per_s", "{:,.0f}") for run in runs]),
         ("epochs done", [f"{len(run.rows)} of {run.saved['config']['recipe']['epochs']}" for run in runs]),
     ]
     return [{"name": name, "value": values[0], "against": "".join(values[1:])} for name, values in lines]

@@ -26,32 +26,45 @@ SHARES = (0.5, 0.9)
 
 
 def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, bytes]:
-    """The panels of `plots.curve_panels` by their names."""
+    """The panels of `plots.curve_panels`, by their titles."""
     drawn = {}
     for name, draw in plots.curve_panels(runs).items():
         figure, (axis,) = _figure(3.7, 2.9)
         draw(axis)
+        axis.set_title("", loc="left")
         drawn[name] = _png(figure)
     return drawn
 
 
 def positions(history: History, group: str) -> dict[str, bytes]:
-    """The taps of a group at the start, at the end and evenly between, on one scale; with two axes also their paths."""
+    """The taps of a group at the start, at the end and evenly between, and how a sample of them went.
+
+    Of two or three axes density (on one scale) above a sample of the taps; of one both densities, start and epoch.
+    """
     limit, epochs = history.limits[group], plots.evenly(history.epochs, EPOCHS_SHOWN)
-    taps = [history.at(epoch)[group].numpy() for epoch in epochs]
-    figures = [_figure(2.1, 2.1) for _ in epochs]
-    axes = [axis for _, (axis,) in figures]
+    taps = {f"epoch {epoch}": history.at(epoch)[group].numpy() for epoch in epochs}
+    start, *_, end = list(taps.values())[:1] + list(taps.values())
     if len(limit) == 1:
-        for axis, now in zip(axes, taps, strict=True):
-            plots.draw_axis(axis, taps[0], now, limit)
-    else:
-        plots.draw_taps(axes, taps, limit)
-    drawn = {f"epoch {epoch}": _png(figure) for epoch, (figure, _) in zip(epochs, figures, strict=True)}
-    if len(limit) > 1:
-        figure, (axis,) = _figure(2.1, 2.1)
-        plots.draw_paths(axis, taps[0], taps[-1], limit)
-        drawn["paths of a sample"] = _png(figure)
-    return drawn
+        return {name: _axis(start, now, limit) for name, now in taps.items()}
+    figures = {name: _figure(2.1, 4.1, rows=2) for name in taps}
+    plots.draw_densities([axes[0] for _, axes in figures.values()], list(taps.values()), limit)
+    for (_, axes), now in zip(figures.values(), taps.values(), strict=True):
+        plots.draw_sample(axes[1], now, size=3)
+        plots.frame(axes[1], limit)
+    drawn = {name: _png(figure) for name, (figure, _) in figures.items()}
+    return drawn | {"paths of a sample": _paths(start, end, limit)}
+
+
+def _axis(start: np.ndarray, now: np.ndarray, limit: tuple[int, ...]) -> bytes:
+    figure, (axis,) = _figure(2.1, 2.1)
+    plots.draw_axis(axis, start, now, limit)
+    return _png(figure)
+
+
+def _paths(start: np.ndarray, end: np.ndarray, limit: tuple[int, ...]) -> bytes:
+    figure, (axis,) = _figure(2.1, 2.1)
+    plots.draw_paths(axis, start, end, limit)
+    return _png(figure)
 
 
 def kernels(model: nn.Module) -> dict[str, bytes]:
@@ -68,18 +81,22 @@ def _size(kernels: Tensor) -> str:
 def _kernels(kernels: Tensor) -> bytes:
     pictures = plots.as_pictures(kernels)
     scale = max(float(np.abs(pictures).max()), 1e-12)
-    rows = -(-len(pictures) // KERNELS_IN_A_ROW)
-    figure, axes = _figure(3.9, 0.78 * rows + 0.05, rows, KERNELS_IN_A_ROW)
-    for axis in axes:
-        axis.set_axis_off()
-    for axis, picture in zip(axes, pictures, strict=False):
-        image = axis.imshow(picture, cmap="RdBu_r", vmin=-scale, vmax=scale, interpolation="nearest")
-        axis.set_axis_on()
-        _bare(axis)
-    bar = figure.colorbar(image, ax=axes, ticks=[-scale, 0, scale], format="%.2g", pad=0.02, aspect=14)
+    sheet = _sheet(pictures, min(KERNELS_IN_A_ROW, len(pictures)))
+    figure, (axis,) = _figure(3.9, 0.15 + 3.4 * sheet.shape[0] / sheet.shape[1])
+    image = axis.imshow(sheet, cmap="RdBu_r", vmin=-scale, vmax=scale, interpolation="nearest")
+    axis.set_axis_off()
+    bar = figure.colorbar(image, ax=axis, ticks=[-scale, 0, scale], format="%.2g", pad=0.02)
     bar.ax.tick_params(labelsize=7.5, length=0, labelcolor=INK)
     bar.outline.set_visible(False)
     return _png(figure)
+
+
+def _sheet(pictures: np.ndarray, columns: int) -> np.ndarray:
+    """Pictures [N, H, W] as one, `columns` in a row, with a cell of NaN between them."""
+    padded = np.pad(pictures, ((0, -len(pictures) % columns), (0, 1), (0, 1)), constant_values=np.nan)
+    padded[len(pictures) :] = np.nan
+    rows, (_, height, width) = len(padded) // columns, padded.shape
+    return padded.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)[:-1, :-1]
 
 
 def effective_receptive_field(field: Tensor) -> bytes:
@@ -87,7 +104,7 @@ def effective_receptive_field(field: Tensor) -> bytes:
     figure, (axis,) = _figure(3.2, 2.8)
     rows, columns = field.shape
     norm, box = PowerNorm(0.4, vmin=0, vmax=1), (-0.5, columns - 0.5, rows - 0.5, -0.5)
-    image = axis.imshow(field / field.max(), norm=norm, cmap=DENSITY, interpolation="nearest", extent=box)
+    image = axis.imshow((field / field.max()).numpy(), norm=norm, cmap=DENSITY, interpolation="nearest", extent=box)
     row, column = receptive_field.centre(field)
     for share, colour in zip(SHARES, COLOURS[1:], strict=False):
         around = Circle(
@@ -99,7 +116,7 @@ def effective_receptive_field(field: Tensor) -> bytes:
     axis.tick_params(colors=INK, labelsize=7.5)
     for label in (axis.xaxis.label, axis.yaxis.label):
         label.set(fontsize=8, color=INK)
-    axis.legend(frameon=False, fontsize=7.5, loc="upper right", labelcolor=INK)
+    axis.legend(fontsize=7.5, loc="upper right", labelcolor=INK, edgecolor=GRID)
     bar = figure.colorbar(image, ax=axis, ticks=[0, 0.01, 0.1, 0.5, 1], format="%g", pad=0.02)
     bar.ax.tick_params(labelsize=7, length=0, labelcolor=INK)
     return _png(figure)
@@ -116,7 +133,7 @@ def heat_maps(image: np.ndarray, maps: Mapping[str, Mapping[str, Tensor]]) -> by
             axis.imshow(image, cmap="gray", vmin=0, vmax=1)
             _bare(axis)
         for axis, kind in zip(others, kinds, strict=True):
-            axis.imshow(shown[kind], cmap="inferno", vmin=0, vmax=1, alpha=0.55)
+            axis.imshow(shown[kind].numpy(), cmap="inferno", vmin=0, vmax=1, alpha=0.55)
             if row == 0:
                 axis.set_title(kind, fontsize=7.5, color=INK)
     return _png(figure)

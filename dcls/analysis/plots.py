@@ -32,6 +32,7 @@ KERNELS_SHOWN = 10
 TAPS_SHOWN, TAPS_TRACED = 500, 90
 BINS_PER_PIXEL = 4
 LEAST_TOP1_SPAN = 3.0
+MOVEMENT = "movement from the start (px)"
 INK, PALE, GRID = "#22303c", "#8a97a3", "#e4e8ec"
 DENSITY = LinearSegmentedColormap.from_list("density", ["#ffffff00", "#9ecae1", "#2a7fb8", "#123f6b", "#0a1d37"])
 COLOURS = ("#0b6e99", "#d1495b", "#3a8f5c", "#b07b1e", "#7b5ea7", "#5b6770")
@@ -90,14 +91,31 @@ def _draw_plane(column: Sequence[Axes], start: np.ndarray, end: np.ndarray, limi
 
 def draw_taps(axes: Sequence[Axes], positions: Sequence[np.ndarray], limit: tuple[int, ...]) -> None:
     """Density and a sample of the taps of each of `positions`, [n, .., K] in pixels, on one colour scale."""
-    planes, (rows, columns) = [points[-2:] for points in positions], limit[-2:]
-    densities = [_density(points, rows, columns) for points in planes]
+    draw_densities(axes, positions, limit)
+    for axis, points in zip(axes, positions, strict=True):
+        draw_sample(axis, points, size=1.6)
+
+
+def draw_densities(axes: Sequence[Axes], positions: Sequence[np.ndarray], limit: tuple[int, ...]) -> None:
+    """The density of the taps of each of `positions`, [n, .., K] in pixels, on one colour scale."""
+    densities = [_density(points[-2:], *limit[-2:]) for points in positions]
     norm = PowerNorm(0.6, vmin=0, vmax=max(density.max() for density in densities))
-    for axis, density, points in zip(axes, densities, planes, strict=True):
+    for axis, density in zip(axes, densities, strict=True):
         axis.imshow(density, extent=_box(limit), norm=norm, cmap=DENSITY, interpolation="bilinear", aspect="equal")
-        y, x = _some(points, TAPS_SHOWN)
-        axis.scatter(x, y, s=1.6, color=INK, alpha=0.45, linewidths=0)
-        _grid(axis, rows, columns)
+        frame(axis, limit)
+
+
+def draw_sample(axis: Axes, points: np.ndarray, size: float) -> None:
+    """A sample of the taps of [n, .., K]; `size` of a dot in square points."""
+    y, x = _some(points[-2:], TAPS_SHOWN)
+    axis.scatter(x, y, s=size, color=INK, alpha=0.45, linewidths=0)
+
+
+def frame(axis: Axes, limit: tuple[int, ...]) -> None:
+    """The kernel's plane in pixels from its centre, rows downwards."""
+    left, right, bottom, top = _box(limit)
+    axis.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
+    _grid(axis, *limit[-2:])
 
 
 def _box(limit: tuple[int, ...]) -> tuple[float, float, float, float]:
@@ -134,9 +152,7 @@ def draw_paths(axis: Axes, start: np.ndarray, end: np.ndarray, limit: tuple[int,
     axis.scatter(x0, y0, s=4, color=PALE, linewidths=0, label="start", zorder=3)
     axis.scatter(x1, y1, s=8, color=COLOURS[1], linewidths=0, label="end", zorder=3)
     axis.legend(frameon=False, fontsize=7, loc="upper right", handletextpad=0, labelcolor=INK)
-    left, right, bottom, top = _box(limit)
-    axis.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
-    _grid(axis, *limit[-2:])
+    frame(axis, limit)
 
 
 def _grid(axis: Axes, rows: int, columns: int) -> None:
@@ -299,7 +315,7 @@ def curve_panels(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, C
         title: partial(_draw_lines, title=title, runs=runs, labels=labels) for title, labels in keys.items()
     }
     if groups:
-        panels["movement"] = partial(_draw_movement, rows=history, groups=groups)
+        panels[MOVEMENT] = partial(_draw_movement, rows=history, groups=groups)
     return panels
 
 
@@ -318,7 +334,7 @@ def _draw_movement(axis: Axes, rows: Sequence[Mapping[str, Any]], groups: Sequen
         points = [(row["epoch"], ((row.get("positions") or {}).get(name) or {}).get("movement")) for row in rows]
         _line(axis, points, colour, label)
     axis.set_ylim(bottom=0)
-    _finish_curves(axis, "movement from the start (px)")
+    _finish_curves(axis, MOVEMENT)
 
 
 def _line(axis: Axes, points: Iterable[tuple[int, float | None]], colour: str, label: str, style: str = "-") -> None:

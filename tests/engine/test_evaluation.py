@@ -38,6 +38,14 @@ def test_scores_are_those_of_the_whole_set(batch):
     assert scores.loss == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
 
 
+def test_hits_are_those_that_count():
+    model, (images, labels) = network(), images_and_labels()
+    right, known = evaluation.hits(model, zip(images.split(5), labels.split(5)), precision(CPU))
+    assert torch.equal(known, labels)
+    assert torch.equal(right, model(images).argmax(1) == labels)
+    assert 0 < right.sum() < 37
+
+
 def test_fusing_a_copy_leaves_the_model_and_the_logits_alone():
     model, (images, _) = network(), images_and_labels()
     fused = evaluation.fused(model)

@@ -18,6 +18,8 @@ def commands(monkeypatch, tmp_path):
     def answer(command, **options):
         command = command[1:]  # -u
         called.append(command[1:])
+        if command[1] == "scripts/report.py":
+            return started([sys.executable, "-c", "print('wrote the page')"], **options)
         given = dict(argument.lstrip("+").split("=", 1) for argument in command[2:])
         folder = tmp_path / given["run.dir"]
         folder.mkdir(parents=True, exist_ok=True)
@@ -42,11 +44,13 @@ def commands(monkeypatch, tmp_path):
 
 def test_every_seed_trains_both_networks_and_the_table_has_their_spread(commands, tmp_path, capsys):
     assert quickstart.main(["--seeds", "0,1", "--root", "runs/q", "--jobs", "1", "recipe.epochs=2"]) == 0
-    assert [command[0] for command in commands] == ["train.py"] * 4 + ["eval.py"]
+    assert [command[0] for command in commands] == ["train.py"] * 4 + ["eval.py", "scripts/report.py"]
     expected = ["+experiment=quickstart", "surgery=none", "seed=0", "run.dir=runs/q/plain-s0", "runtime.threads=1"]
     assert commands[0][1:] == [*expected, "recipe.epochs=2"]
     folders = [f"runs/q/{arm}-s{seed}/checkpoints/last.pt" for seed in (0, 1) for arm in ("plain", "dcls")]
     assert commands[4][1] == f"checkpoint=[{','.join(folders)}]"
+    page = ["run.dir=runs/q/dcls-s0", "against=runs/q/plain-s0", "out=runs/q/report.html"]
+    assert commands[5][1:] == page
     table = (tmp_path / "runs/q/table.md").read_text()
     assert "| plain | 87.50 (sd 0.71) | 87.75 (sd 0.71) | 144,314 | 3.2 M | 1,000 | 10 |" in table
     assert "DCLS minus plain, EMA top-1, paired over 2 seeds: +0.30 (se 0.20)." in table
