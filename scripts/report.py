@@ -173,10 +173,10 @@ def page(runs: Sequence[Run], numeric: Precision, world: processes.World, batch:
 
 def figures(pictures: Mapping[str, bytes], alt: str) -> list[dict[str, str]]:
     """What the template's figures are made of; `{}` in `alt` is the picture's name."""
-    return [{"name": name, "alt": alt.format(name), "src": source(png)} for name, png in pictures.items()]
+    return [{"name": name, "alt": alt.format(name), "src": embedded(png)} for name, png in pictures.items()]
 
 
-def source(png: bytes) -> str:
+def embedded(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
@@ -241,29 +241,25 @@ def compared(runs: Sequence[Run], numeric: Precision, world: processes.World, ba
     """Both runs evaluated on every image, and the classes that changed most."""
     if len(runs) < 2:
         return None
-    (after, labels), (before, others) = (evaluated(run, numeric, world, batch) for run in runs)
-    run, against = (each.trial.subject.class_names or () for each in runs)
-    if not torch.equal(labels, others):
-        raise ConfigError(
-            f"against: its classes ({', '.join(against[:4])}, ..) stand in another order than those of run.dir"
-        )
-    found = classes.changes(before, after, labels, run)
+    after, before = (evaluated(run, numeric, world, batch) for run in runs)
+    source = runs[0].trial.source
+    found = classes.changes(before, after, torch.from_numpy(source.labels), source.class_names)
     widest = max(abs(each.change) for each in found)
     return {
         "top1": [100 * right.double().mean().item() for right in (after, before)],
-        "images": len(labels),
+        "images": len(source),
         "classes": len(found),
         "rows": [(each, 50 * abs(each.change) / widest if widest else 0.0) for each in found[:CLASSES_SHOWN]],
     }
 
 
-def evaluated(run: Run, numeric: Precision, world: processes.World, batch: int) -> tuple[Tensor, Tensor]:
-    """Which images it has right, and their labels."""
+def evaluated(run: Run, numeric: Precision, world: processes.World, batch: int) -> Tensor:
+    """Which images it has right, bool [N]."""
     trial = run.trial
     loader = build_eval_loader(trial.shown, trial.source, world, batch=batch, label_map=trial.labels)
-    right, labels = evaluation.hits(run.network.to(numeric.device), progress(loader, run.name), numeric)
+    right = evaluation.hits(run.network.to(numeric.device), progress(loader, run.name), numeric)
     loader.close()
-    return right, labels
+    return right
 
 
 def progress(loader: data.EvalLoader, name: str) -> Iterator[Any]:

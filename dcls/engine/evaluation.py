@@ -63,17 +63,14 @@ def evaluate(
 
 
 @torch.inference_mode()
-def hits(
-    model: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], precision: Precision
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which images of one process `model` (in eval mode) has right at first, bool [N], and their labels, int64 [N]."""
-    right, known = [], []
+def hits(model: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], precision: Precision) -> torch.Tensor:
+    """Which images of this process's share `model` (in eval mode) has right at first: bool [N], in their order."""
+    right = []
     for images, labels in batches:
         with precision.autocast():
             logits = model(precision.place(images))
         right.append(logits.argmax(1).cpu() == labels)
-        known.append(labels)
-    return torch.cat(right), torch.cat(known)
+    return torch.cat(right)
 
 
 def _scores(sums: list[float], passes_per_s: float) -> Scores:
