@@ -3,21 +3,11 @@ from io import BytesIO
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 
 from dcls import Dcls1d, Dcls2d
 from dcls.analysis import panels, positions
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """The figures that were saved, to look into."""
-    figures = []
-    save = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kw: (figures.append(self), save(self, *args, **kw))[1])
-    return figures
 
 
 def trained(layer: nn.Module, epochs: int) -> positions.History:

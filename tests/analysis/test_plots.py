@@ -2,21 +2,11 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 
 from dcls import Dcls1d, Dcls2d, Dcls3d
 from dcls.analysis import plots, positions
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """The figures that were saved, to look into."""
-    figures = []
-    save = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kw: (figures.append(self), save(self, *args, **kw))[1])
-    return figures
 
 
 def size(path) -> tuple[int, int]:
