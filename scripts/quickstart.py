@@ -99,7 +99,7 @@ def evaluated(folders: Sequence[Path], results: Path) -> list[Run]:
 def page(folders: Sequence[Path], results: Path) -> None:
     """report.html: the last network beside the first, or alone."""
     others = [f"against={folder}" for folder in folders[:-1][:1]]
-    call("scripts/report.py", f"run.dir={folders[-1]}", *others, f"out={results / 'report.html'}")
+    call("scripts/report.py", f"run.dir={folders[-1]}", *others, f"out={results / 'report.html'}", "threads=1")
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:

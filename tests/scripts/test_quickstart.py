@@ -49,7 +49,7 @@ def test_every_seed_trains_both_networks_and_the_table_has_their_spread(commands
     assert commands[0][1:] == [*expected, "recipe.epochs=2"]
     folders = [f"runs/q/{arm}-s{seed}/checkpoints/last.pt" for seed in (0, 1) for arm in ("plain", "dcls")]
     assert commands[4][1] == f"checkpoint=[{','.join(folders)}]"
-    page = ["run.dir=runs/q/dcls-s0", "against=runs/q/plain-s0", "out=runs/q/report.html"]
+    page = ["run.dir=runs/q/dcls-s0", "against=runs/q/plain-s0", "out=runs/q/report.html", "threads=1"]
     assert commands[5][1:] == page
     table = (tmp_path / "runs/q/table.md").read_text()
     assert "| plain | 87.50 (sd 0.71) | 87.75 (sd 0.71) | 144,314 | 3.2 M | 1,000 | 10 |" in table
