@@ -138,6 +138,8 @@ def open_run(option: str, folder: Path, config: EvalConfig, parents: int) -> Run
             f"{option}={folder}: {path} holds {', '.join(sorted(saved)[:8])}; expected a checkpoint of train.py, which "
             f"holds {', '.join(sorted(missing))} too"
         )
+    if not saved["history"]:
+        raise ConfigError(f"{option}={folder}: {path} is from before the end of the first epoch; expected a later one")
     trial = prepared(of_a_run(str(path), saved, models.weights_of(saved)), config)
     summary = folder / "summary.json"
     return Run(
@@ -272,9 +274,9 @@ def costs(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     machines = [run.summary.get("machine", {}) for run in runs]
     memory = [run.summary.get("peak_memory_bytes") for run in runs]
     return [
-        ("training, images a second (median epoch)", [median_of(run, "train_img_per_s", "{:,.0f}") for run in runs]),
-        ("evaluation, images a second (median epoch)", [median_of(run, "eval_img_per_s", "{:,.0f}") for run in runs]),
-        ("waiting for data, share of the time (median epoch)", [median_of(run, "data_wait", "{:.0%}") for run in runs]),
+        ("training, images a second", [median_of(run, "train_img_per_s", "{:,.0f}") for run in runs]),
+        ("evaluation, images a second", [median_of(run, "eval_img_per_s", "{:,.0f}") for run in runs]),
+        ("waiting for data", [median_of(run, "data_wait", "{:.0%}") for run in runs]),
         ("training, seconds in all", [f"{sum(row['seconds'] for row in run.rows):,.0f}" for run in runs]),
         ("peak memory of the process", [f"{each / 2**20:,.0f} MiB" if each else UNKNOWN for each in memory]),
         ("device", [str(each.get("device", UNKNOWN)) for each in machines]),

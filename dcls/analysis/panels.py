@@ -122,26 +122,22 @@ def effective_receptive_field(field: Tensor) -> bytes:
     return _png(figure)
 
 
-def heat_maps(image: np.ndarray, maps: Mapping[str, Mapping[str, Tensor]]) -> bytes:
-    """An image [H, W] or [H, W, 3] in [0, 1], and over it the maps [H, W] in [0, 1]: a row a run, a column a kind."""
-    kinds = list(next(iter(maps.values())))
-    figure, axes = _figure(3.9, 1.3 * len(maps) + 0.2, len(maps), len(kinds) + 1)
-    for row, (run, shown) in enumerate(maps.items()):
-        first, *others = axes[row * (len(kinds) + 1) : (row + 1) * (len(kinds) + 1)]
-        first.set_ylabel(run, fontsize=7.5, color=INK)
-        for axis in (first, *others):
+def heat_maps(rows: Mapping[str, tuple[np.ndarray, Mapping[str, np.ndarray]]]) -> bytes:
+    """A row a run, by its name: the image [H, W, channels] in [0, 1], then under each kind of map [H, W] in [0, 1]."""
+    kinds = list(next(iter(rows.values()))[1])
+    figure, axes = _figure(3.9, 1.25 * len(rows) + 0.2, len(rows), len(kinds) + 1)
+    places = iter(axes)
+    for run, (image, maps) in rows.items():
+        for kind, axis in zip((None, *kinds), places, strict=False):  # in this order, or zip would drop a place
             axis.imshow(image, cmap="gray", vmin=0, vmax=1)
-            _bare(axis)
-        for axis, kind in zip(others, kinds, strict=True):
-            axis.imshow(shown[kind].numpy(), cmap="inferno", vmin=0, vmax=1, alpha=0.55)
-            if row == 0:
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set(color=GRID)
+            if kind is None:
+                axis.set_ylabel(run, fontsize=7.5, color=INK)
+            else:
+                axis.imshow(maps[kind], cmap="inferno", vmin=0, vmax=1, alpha=0.55)
                 axis.set_title(kind, fontsize=7.5, color=INK)
     return _png(figure)
-
-
-def _bare(axis: Axes) -> None:
-    axis.set(xticks=[], yticks=[])
-    axis.spines[:].set(color=GRID)
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:

@@ -149,6 +149,7 @@ def test_a_browser_draws_it_on_a_phone_and_on_a_desk(page, tmp_path):
         (["run.dir={root}/none"], "none/checkpoints/last.pt is missing; found nothing, expected a run's folder"),
         (["run.dir={root}/torn"], "torn/checkpoints/last.pt is missing; found config.yaml, expected a run's folder"),
         (["run.dir={root}/other"], "last.pt holds model; expected a checkpoint of train.py, which holds class_names"),
+        (["run.dir={root}/young"], "last.pt is from before the end of the first epoch"),
         (["run.dir={root}/dcls", "against={root}/none"], "against="),
         (["run.dir={root}/dcls", "batch=0"], "batch=0: must be a number from 1 on"),
         (["run.dir={root}/dcls", "threads=two"], "threads=two: must be a number from 0 on"),
@@ -159,8 +160,10 @@ def test_a_browser_draws_it_on_a_phone_and_on_a_desk(page, tmp_path):
 def test_bad_input_is_one_line(runs, capsys, arguments, expected):
     (runs / "torn").mkdir(exist_ok=True)
     (runs / "torn" / "config.yaml").touch()
-    (runs / "other" / "checkpoints").mkdir(parents=True, exist_ok=True)
-    torch.save({"model": {"weight": torch.zeros(1)}}, runs / "other" / "checkpoints" / "last.pt")
+    begun = torch.load(runs / "dcls" / "checkpoints" / "last.pt") | {"history": []}
+    for name, saved in (("other", {"model": {"weight": torch.zeros(1)}}), ("young", begun)):
+        (runs / name / "checkpoints").mkdir(parents=True, exist_ok=True)
+        torch.save(saved, runs / name / "checkpoints" / "last.pt")
     given = [argument.format(root=runs) for argument in arguments]
     assert reported(lambda: report.main(given or ["out=x.html"])) == 2
     message = capsys.readouterr().err
