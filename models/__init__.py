@@ -9,7 +9,7 @@ from models.blueprint import Blueprint, blueprint
 from models.conversion import convert
 from models.depth import layer_ids
 from models.factory import create
-from models.families import FAMILIES, Family, family
+from models.families import FAMILIES, Family, family, target_layer
 from models.published import paper_figures
 from models.released import publish, restore
 from models.shortcuts import RELEASED, located
@@ -31,5 +31,6 @@ __all__ = [
     "paper_figures",
     "publish",
     "restore",
+    "target_layer",
     "weights_of",
 ]

@@ -24,7 +24,8 @@ class Family:
     default_version: that of the released models. released: their taps, by (plain timm name, version).
     weight_std: standard deviation of new weights; None: the layer's own initialisation.
     dilation: of the dilated control. stages: expression whose first group is the number of a stage, `first_stage` that
-    of the first. crop_pct: of the published evaluation, where timm's own weights take another.
+    of the first. crop_pct: of the published evaluation, where timm's own weights take another. last_features: the
+    module whose output [N, C, h, w] the published heat maps (arXiv 2408.03164) are of, before the last norm.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Family:
     stages: str = r"(?:^|\.)stages[._](\d+)"
     first_stage: int = 0
     crop_pct: float | None = None
+    last_features: str = "stages"
 
     def covers(self, plain: str) -> bool:
         return re.fullmatch(self.names, plain) is not None
@@ -74,6 +76,7 @@ QUICKSTART = Family(
     select=CONVNEXT.select,
     size=13,
     default_version="v0",
+    last_features="stages.2",  # the last stage's maps have one pixel
 )
 RESNET = Family(
     name="ResNet",
@@ -85,6 +88,7 @@ RESNET = Family(
     weight_std=None,
     stages=r"(?:^|\.)layer(\d+)",
     first_stage=1,
+    last_features="layer4",
 )
 CONVFORMER = Family(
     name="ConvFormer",
@@ -102,6 +106,7 @@ FASTVIT = replace(
     name="FastViT",
     names=r"fastvit_\w+",
     released={("fastvit_sa24", "v1"): 34, ("fastvit_sa36", "v1"): 34},
+    last_features="final_conv",
 )
 
 # The first that covers a name decides.
@@ -122,6 +127,11 @@ def family(model: nn.Module | str) -> Family:
             "to models/families.py"
         )
     return rule
+
+
+def target_layer(model: nn.Module) -> nn.Module:
+    """The module of a timm model whose output heat maps are made of. ConfigError for a model without a rule."""
+    return model.get_submodule(family(model).last_features)
 
 
 def plain_name(name: str) -> str:

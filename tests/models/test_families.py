@@ -73,3 +73,23 @@ def test_every_rule_converts_a_model_of_its_own(rule, mode):
     assert {rule.stage_of(row.name) for row in report.rows} >= {0, 1}
     released = rule.released.items()
     assert all(timm.is_model(f"{plain}_dcls_{version}.paper") for (plain, version), _ in released)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "reduction"),
+    [
+        ("resnet50_dcls", 2048, 32),
+        ("convnext_tiny_dcls", 768, 32),
+        ("caformer_s18", 512, 32),
+        ("convformer_s18_dcls", 512, 32),
+        ("fastvit_sa24", 1024, 32),
+        ("convnext_quickstart", 64, 16),
+    ],
+)
+def test_heat_maps_are_of_the_last_features(name, channels, reduction):
+    with torch.device("meta"):
+        model = models.create(name).eval()
+    seen = []
+    models.target_layer(model).register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    model(torch.empty(2, 3, 128, 128, device="meta"))
+    assert seen == [(2, channels, 128 // reduction, 128 // reduction)]
