@@ -3,9 +3,9 @@
     python scripts/report.py run.dir=runs/quickstart/dcls-s0
     python scripts/report.py run.dir=runs/quickstart/dcls-s0 against=runs/quickstart/plain-s0 out=report.html
 
-Curves, the surgery report, positions over training, kernels, the effective receptive field, throughput and memory;
-beside another run (against) also its curves and fields, and the classes whose accuracy changed most, for which both are
-evaluated here. The weights are those of the last checkpoint, averaged where the run averages.
+Curves, the surgery report, positions over training, kernels, the effective receptive field, Grad-CAM and
+Threshold-Grad-CAM, throughput and memory; beside another run (against) also the classes whose accuracy changed most,
+for which both are evaluated here. The weights are those of the last checkpoint, averaged where the run averages.
 
 Options: run.dir, against (run folders), out (report.html in run.dir), data.root (where the images are now), batch (128
 images), device (auto, cpu, cuda), threads (of a CPU; 0: torch's choice).
@@ -24,7 +24,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import torch  # noqa: E402  # the checkout need not be installed
+import numpy as np  # noqa: E402  # the checkout need not be installed
+import torch  # noqa: E402
 from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import track  # noqa: E402
@@ -32,9 +33,9 @@ from torch import Tensor, nn  # noqa: E402
 
 import models  # noqa: E402
 from dcls import data  # noqa: E402
-from dcls.analysis import classes, panels, plots, positions, receptive_field  # noqa: E402
+from dcls.analysis import classes, heatmaps, panels, plots, positions, receptive_field  # noqa: E402
 from dcls.atomic import writable, write_text  # noqa: E402
-from dcls.config import EvalConfig  # noqa: E402
+from dcls.config import DataConfig, EvalConfig  # noqa: E402
 from dcls.engine import checkpoints, evaluation, processes, resolved  # noqa: E402
 from dcls.engine.prepare import Precision, precision  # noqa: E402
 from dcls.errors import ConfigError, reported  # noqa: E402
@@ -45,6 +46,7 @@ from train import build_eval_loader, pick  # noqa: E402
 OPTIONS = {"run.dir": "", "against": "", "out": "", "data.root": "", "batch": "128", "device": "auto", "threads": "0"}
 TOLD = {"format", "config", "class_names", "history", "positions"}  # of a run, by its checkpoints
 FIELD_IMAGES = 32
+HEAT_IMAGES = 6
 CLASSES_SHOWN = 12
 UNKNOWN = "-"
 
@@ -168,6 +170,7 @@ def page(runs: Sequence[Run], numeric: Precision, world: processes.World, batch:
         kernels={each.name: kernel_figures(each) for each in runs},
         fields=fields(runs, numeric),
         field_images=FIELD_IMAGES,
+        heat=heat(runs, numeric),
         comparison=compared(runs, numeric, world, batch),
         costs=costs(runs),
     )
@@ -220,16 +223,53 @@ def kernel_figures(run: Run) -> list[dict[str, str]]:
 
 
 def fields(runs: Sequence[Run], numeric: Precision) -> list[dict[str, str]]:
+    """The effective receptive field of each network whose stages have maps."""
     count = min(FIELD_IMAGES, len(runs[0].trial.source))
-    shown = []
+    pictures = {}
     for run in runs:
-        images = images_of(run.trial, plots.evenly(range(len(run.trial.source)), count))
+        images = numeric.place(images_of(run.trial, plots.evenly(range(len(run.trial.source)), count)))
         network = run.network.to(numeric.device)
-        field = receptive_field.effective_receptive_field(network, numeric.place(images))
-        radii = [f"{share:.0%} within {receptive_field.radius(field, share):.1f} px" for share in panels.SHARES]
-        picture = {f"{run.name}: {', '.join(radii)}": panels.effective_receptive_field(field)}
-        shown += figures(picture, "effective receptive field of {}")
-    return shown
+        if stage := receptive_field.last_stage(network, images):
+            field = receptive_field.effective_receptive_field(network, images, stage)
+            radii = [f"{share:.0%} within {receptive_field.radius(field, share):.1f} px" for share in panels.SHARES]
+            pictures[f"{run.name}: {', '.join(radii)}"] = panels.effective_receptive_field(field)
+    return figures(pictures, "effective receptive field of {}")
+
+
+def heat(runs: Sequence[Run], numeric: Precision) -> list[dict[str, str]]:
+    """The first image of some classes, and under each network what in it speaks for its class."""
+    source = runs[0].trial.source
+    labels, first = np.unique(source.labels, return_index=True)
+    chosen = plots.evenly(range(len(labels)), HEAT_IMAGES)
+    rows = {run.name: heat_rows(run, first[chosen].tolist(), numeric) for run in runs}
+    names = [source.class_names[labels[each]] for each in chosen]
+    found = {name: shown for name, shown in rows.items() if shown}
+    pictures = {name: panels.heat_maps({run: found[run][i] for run in found}) for i, name in enumerate(names) if found}
+    return figures(pictures, "heat maps of an image of the class {}")
+
+
+def heat_rows(run: Run, indices: Sequence[int], numeric: Precision) -> list[panels.Heat]:
+    """Of each image its pixels and its maps; nothing where no stage of the network has a map."""
+    trial, network = run.trial, run.network.to(numeric.device)
+    images = images_of(trial, indices)
+    shown = numeric.place(images)
+    if (stage := receptive_field.last_stage(network, shown)) is None:
+        return []
+    outputs = torch.from_numpy(trial.labels[trial.source.labels[indices]]).to(numeric.device)
+    kinds = {
+        kind: heatmaps.heat_maps(network, shown, outputs, stage, threshold=threshold, size=trial.shown.eval_size)
+        for kind, threshold in (("Grad-CAM", False), ("Threshold-Grad-CAM", True))
+    }
+    pixels = denormalised(images, trial.shown)
+    return [
+        (image, {kind: maps[i].cpu().numpy() for kind, maps in kinds.items()}) for i, image in enumerate(pixels.numpy())
+    ]
+
+
+def denormalised(images: Tensor, shown: DataConfig) -> Tensor:
+    """[B, H, W, C] in [0, 1]."""
+    mean, std = (torch.tensor(each).view(-1, 1, 1) for each in (shown.mean, shown.std))
+    return (images * std + mean).clamp(0, 1).permute(0, 2, 3, 1)
 
 
 def images_of(trial: Trial, indices: Sequence[int]) -> Tensor:

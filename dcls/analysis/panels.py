@@ -23,6 +23,7 @@ DPI = 160
 EPOCHS_SHOWN = 5
 KERNELS_IN_A_ROW = 5
 SHARES = (0.5, 0.9)
+Heat = tuple[np.ndarray, Mapping[str, np.ndarray]]
 
 
 def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, bytes]:
@@ -122,21 +123,26 @@ def effective_receptive_field(field: Tensor) -> bytes:
     return _png(figure)
 
 
-def heat_maps(rows: Mapping[str, tuple[np.ndarray, Mapping[str, np.ndarray]]]) -> bytes:
-    """A row a run, by its name: the image [H, W, channels] in [0, 1], then under each kind of map [H, W] in [0, 1]."""
+def heat_maps(rows: Mapping[str, Heat]) -> bytes:
+    """A row a run, by its name: the image [H, W, channels] in [0, 1], then under its maps [H, W] by their kind.
+
+    The colours of each map go from its least to its largest value.
+    """
     kinds = list(next(iter(rows.values()))[1])
-    figure, axes = _figure(3.9, 1.25 * len(rows) + 0.2, len(rows), len(kinds) + 1)
-    places = iter(axes)
-    for run, (image, maps) in rows.items():
-        for kind, axis in zip((None, *kinds), places, strict=False):  # in this order, or zip would drop a place
+    width = len(kinds) + 1
+    figure, axes = _figure(3.9, 1.25 * len(rows) + 0.2, len(rows), width)
+    for row, (run, (image, maps)) in enumerate(rows.items()):
+        places = axes[row * width : (row + 1) * width]
+        places[0].set_ylabel(run, fontsize=7.5, color=INK)
+        for axis in places:
             axis.imshow(image, cmap="gray", vmin=0, vmax=1)
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set(color=GRID)
-            if kind is None:
-                axis.set_ylabel(run, fontsize=7.5, color=INK)
-            else:
-                axis.imshow(maps[kind], cmap="inferno", vmin=0, vmax=1, alpha=0.55)
-                axis.set_title(kind, fontsize=7.5, color=INK)
+        for axis, kind in zip(places[1:], kinds, strict=True):
+            axis.imshow(maps[kind], cmap="inferno", alpha=0.6)
+    for axis in axes:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set(color=GRID)
+    for axis, kind in zip(axes[1:], kinds, strict=False):
+        axis.set_title(kind, fontsize=7.5, color=INK)
     return _png(figure)
 
 

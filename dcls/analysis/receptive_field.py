@@ -1,34 +1,44 @@
-"""The effective receptive field: how much each pixel of the input matters to the centre of the last feature map.
+"""The effective receptive field: how much each pixel of the input matters to the centre of a feature map.
 
-Shapes: B images, C channels, H x W pixels; h x w positions of the last feature map.
+Shapes: B images, C channels, H x W pixels; h x w positions of the feature map.
 """
-
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dcls.errors import ConfigError
 
+def last_stage(model: nn.Module, images: Tensor) -> nn.Module | None:
+    """The last stage of a timm network whose map of `images` [B, C, H, W] has more than one position on each axis.
 
-def effective_receptive_field(model: nn.Module, images: Tensor) -> Tensor:
-    """|d(centre of the last feature map, summed over its channels) / d(input)|, as float64 [H, W] on the CPU.
-
-    Summed over the input's channels, averaged over `images` [B, C, H, W]. The last feature map is that of the last
-    stage with more than one position; its centre is (h // 2, w // 2). `model`, one of timm's networks, is put in eval
-    mode. Raises ConfigError for a network without feature maps.
+    A map of one position, as small images leave it, says nothing of places. None where no stage has a map [B, C, h, w].
     """
-    forward: Any = getattr(model.eval(), "forward_intermediates", None)
-    if forward is None:
-        raise ConfigError(f"{type(model).__name__} gives no feature maps; expected a network of timm that does")
+    stages = [model.get_submodule(each["module"]) for each in getattr(model, "feature_info", ())]
+    shapes: dict[nn.Module, torch.Size] = {}
+    handles = [stage.register_forward_hook(lambda *of: shapes.update({of[0]: of[2].shape})) for stage in stages]
+    with torch.no_grad():
+        model(images[:1])
+    for handle in handles:
+        handle.remove()
+    wide = [stage for stage in stages if len(shapes[stage]) == 4 and min(shapes[stage][2:]) > 1]
+    return wide[-1] if wide else None
+
+
+def effective_receptive_field(model: nn.Module, images: Tensor, layer: nn.Module) -> Tensor:
+    """|d(centre of the layer's output, summed over its channels) / d(input)|, as float64 [H, W] on the CPU.
+
+    Summed over the input's channels, averaged over `images` [B, C, H, W]. The centre of the output [B, c, h, w] is
+    (h // 2, w // 2). `model` is in eval mode, or the images would depend on each other.
+    """
+    maps: list[Tensor] = []
     shown = images.detach().clone().requires_grad_()
-    with torch.enable_grad():
-        maps = forward(shown, intermediates_only=True)
-        large = [each for each in maps if each.dim() == 4 and min(each.shape[2:]) > 1]
-        if not large:
-            raise ConfigError(f"{type(model).__name__}: every feature map of images {list(images.shape)} is 1 x 1")
-        rows, columns = large[-1].shape[2:]
-        (gradient,) = torch.autograd.grad(large[-1][:, :, rows // 2, columns // 2].sum(), shown)
+    handle = layer.register_forward_hook(lambda *of: maps.append(of[2]))
+    try:
+        with torch.enable_grad():
+            model(shown)
+    finally:
+        handle.remove()
+    rows, columns = maps[0].shape[2:]
+    (gradient,) = torch.autograd.grad(maps[0][:, :, rows // 2, columns // 2].sum(), shown)
     return gradient.double().abs().sum(1).mean(0).cpu()
 
 

@@ -53,3 +53,18 @@ def test_circles_of_a_field_are_those_of_its_mass(drawn):
     half, most = drawn[0].axes[0].patches
     assert half.center == most.center == (4, 4)
     assert (half.radius, most.radius) == (1, 2)
+
+
+def test_heat_maps_lie_over_the_image_of_their_row(drawn):
+    rng = np.random.default_rng(0)
+    rows = {run: (rng.random((8, 8, 1)), {kind: rng.random((8, 8)) for kind in "ab"}) for run in ("one", "two")}
+    panels.heat_maps(rows)
+    axes = drawn[0].axes
+    assert [axis.get_ylabel() for axis in axes] == ["one", "", "", "two", "", ""]
+    assert [axis.get_title() for axis in axes] == ["", "a", "b", "", "", ""]
+    for run, row in zip(rows.values(), (axes[:3], axes[3:]), strict=True):
+        image, maps = run
+        expected = [[image[..., 0]], *([image[..., 0], each] for each in maps.values())]
+        for axis, arrays in zip(row, expected, strict=True):
+            for shown, array in zip(axis.images, arrays, strict=True):
+                np.testing.assert_array_equal(np.squeeze(shown.get_array()), array)

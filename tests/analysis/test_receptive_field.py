@@ -1,32 +1,21 @@
 import math
 
 import pytest
+import timm
 import torch
 from torch import nn
 
-from dcls.analysis.receptive_field import centre, effective_receptive_field, radius
-from dcls.errors import ConfigError
-
-
-class Maps(nn.Module):
-    """Two stages: a convolution, then one position of it."""
-
-    def __init__(self, padding: int = 2) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(2, 3, 5, padding=padding)
-
-    def forward_intermediates(self, images, intermediates_only):
-        assert intermediates_only
-        return [maps := self.conv(images), maps.mean((2, 3), keepdim=True)]
+from dcls.analysis.receptive_field import centre, effective_receptive_field, last_stage, radius
 
 
 def test_of_one_convolution_it_is_its_kernel_about_the_centre():
-    model = Maps()
-    field = effective_receptive_field(model, torch.randn(3, 2, 9, 11))
+    conv = nn.Conv2d(2, 3, 5, padding=2)
+    model = nn.Sequential(conv, nn.AdaptiveAvgPool2d(1))
+    field = effective_receptive_field(model, torch.randn(3, 2, 9, 11), conv)
     expected = torch.zeros(9, 11, dtype=torch.float64)
-    expected[2:7, 3:8] = model.conv.weight.detach().double().sum(0).abs().sum(0)  # over outputs, then inputs
+    expected[2:7, 3:8] = conv.weight.detach().double().sum(0).abs().sum(0)  # over outputs, then inputs
     torch.testing.assert_close(field, expected)
-    assert model.conv.weight.grad is None
+    assert conv.weight.grad is None
 
 
 def test_circles_hold_their_share_of_the_mass():
@@ -41,8 +30,10 @@ def test_circles_hold_their_share_of_the_mass():
     assert radius(disc, 0.5) == pytest.approx(90 * math.sqrt(0.5), rel=0.01)
 
 
-def test_networks_without_maps_are_refused():
-    with pytest.raises(ConfigError, match="Sequential gives no feature maps"):
-        effective_receptive_field(nn.Sequential(), torch.zeros(1, 2, 8, 8))
-    with pytest.raises(ConfigError, match=r"every feature map of images \[1, 2, 5, 5\] is 1 x 1"):
-        effective_receptive_field(Maps(padding=0), torch.zeros(1, 2, 5, 5))
+def test_the_last_stage_is_one_whose_map_has_places():
+    model = timm.create_model("convnext_atto", depths=(1, 1, 1, 1), dims=(8, 8, 8, 8)).eval()
+    assert last_stage(model, torch.zeros(1, 3, 64, 64)) is model.stages[3]  # 2 x 2
+    assert last_stage(model, torch.zeros(1, 3, 32, 32)) is model.stages[2]  # the last is 1 x 1
+    assert not model.stages[2]._forward_hooks
+    tokens = timm.create_model("vit_tiny_patch16_224", img_size=32, embed_dim=8, depth=1, num_heads=1).eval()
+    assert last_stage(tokens, torch.zeros(1, 3, 32, 32)) is None

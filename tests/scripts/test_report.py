@@ -17,7 +17,7 @@ from scripts import report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-SECTIONS = ["curves", "surgery", "positions", "kernels", "field", "classes", "cost"]
+SECTIONS = ["curves", "surgery", "positions", "kernels", "field", "heat", "classes", "cost"]
 WIDTHS = (390, 1280)
 
 
@@ -70,7 +70,7 @@ def test_the_page_has_every_section_and_fetches_nothing(page):
     assert [heading["id"] for heading in elements.all("h2")] == SECTIONS
     assert [link["href"] for link in elements.all("a")][: len(SECTIONS)] == [f"#{name}" for name in SECTIONS]
     images = elements.all("img")
-    assert len(images) >= 4 + 3 * 3 + 2 * 3 + 2  # curves, positions, kernels, fields
+    assert len(images) >= 4 + 3 * 3 + 2 * 3 + 2 + 4  # curves, positions, kernels, fields, heat maps
     assert all(image["alt"] and image["src"].startswith("data:image/png;base64,") for image in images)
     assert len({image["alt"] for image in images}) == len(images)
     assert not re.search(r"https?://|<script|<link|url\(|@import", text)
