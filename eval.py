@@ -34,7 +34,6 @@ from dcls.config import DataConfig, EvalConfig
 from dcls.engine import checkpoints, evaluation, processes, resolved
 from dcls.engine.prepare import precision
 from dcls.errors import ConfigError, reported
-from dcls.surgery import Report
 from train import build_eval_loader, choose_backend, surgery_options
 
 FALLBACK_FOLDER = Path("runs/eval")
@@ -129,17 +128,12 @@ def about(path: str) -> Iterator[None]:
 
 def of_a_run(path: str, saved: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> Subject:
     """One of our training checkpoints: it knows its network, its surgery, its data and its classes."""
-    model, _ = network_of(saved)
+    told = saved["config"]
+    classes, channels = saved["class_names"], told["data"]["channels"]
+    model = models.create(told["model"]["name"], num_classes=len(classes), in_chans=channels, **told["model"]["args"])
+    models.convert(model, **surgery_options(told["surgery"]))
     model.load_state_dict(weights)
-    return Subject(path, model, saved["config"]["data"], saved["class_names"])
-
-
-def network_of(saved: Mapping[str, Any]) -> tuple[nn.Module, Report]:
-    """The network of one of our training checkpoints, without its weights, and what surgery changed in it."""
-    told, classes = saved["config"], len(saved["class_names"])
-    channels, args = told["data"]["channels"], told["model"]["args"]
-    model = models.create(told["model"]["name"], num_classes=classes, in_chans=channels, **args)
-    return model, models.convert(model, **surgery_options(told["surgery"]))
+    return Subject(path, model, told["data"], classes)
 
 
 def of_timm(name: str, model: nn.Module) -> Subject:

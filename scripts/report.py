@@ -13,6 +13,7 @@ images), device (auto, cpu, cuda), threads (of a CPU; 0: torch's choice).
 
 import base64
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,8 +41,8 @@ from dcls.engine import checkpoints, evaluation, processes, resolved  # noqa: E4
 from dcls.engine.prepare import Precision, precision  # noqa: E402
 from dcls.errors import ConfigError, reported  # noqa: E402
 from dcls.surgery import Report  # noqa: E402
-from eval import Trial, network_of, of_a_run, prepared  # noqa: E402
-from train import build_eval_loader, pick  # noqa: E402
+from eval import Trial, of_a_run, prepared  # noqa: E402
+from train import build_eval_loader, pick, surgery_options  # noqa: E402
 
 OPTIONS = {"run.dir": "", "against": "", "out": "", "data.root": "", "batch": "128", "device": "auto", "threads": "0"}
 TOLD = {"format", "config", "class_names", "history", "positions"}  # of a run, by its checkpoints
@@ -112,9 +113,11 @@ def number(asked: Mapping[str, str], name: str, least: int = 0) -> int:
 def opened(asked: Mapping[str, str]) -> list[Run]:
     """The run and, where it is asked for, the one it is compared to; on the same images. Raises ConfigError."""
     wanted = [(option, Path(asked[option])) for option in ("run.dir", "against") if asked[option]]
-    alike = len({folder.resolve().name for _, folder in wanted}) < len(wanted)
+    names = told_apart([folder.resolve() for _, folder in wanted])
+    if len(set(names)) < len(wanted):
+        raise ConfigError(f"against={asked['against']}: that is run.dir itself; give another run's folder")
     config = EvalConfig(data={"root": asked["data.root"]} if asked["data.root"] else {})
-    runs = [open_run(option, folder, config, parents=1 if alike else 0) for option, folder in wanted]
+    runs = [open_run(name, option, folder, config) for name, (option, folder) in zip(names, wanted, strict=True)]
     run, *others = (each.trial for each in runs)
     for other in others:
         if other.source.fingerprint() != run.source.fingerprint():
@@ -126,7 +129,14 @@ def opened(asked: Mapping[str, str]) -> list[Run]:
     return runs
 
 
-def open_run(option: str, folder: Path, config: EvalConfig, parents: int) -> Run:
+def told_apart(folders: Sequence[Path]) -> list[str]:
+    """The folders' own names; where those are equal, their paths from where they part."""
+    names = [folder.name for folder in folders]
+    common = os.path.commonpath(folders)
+    return names if len(set(names)) == len(names) else [os.path.relpath(folder, common) for folder in folders]
+
+
+def open_run(name: str, option: str, folder: Path, config: EvalConfig) -> Run:
     path = folder / "checkpoints" / "last.pt"
     if not path.is_file():
         found = sorted(each.name for each in folder.iterdir())[:8] if folder.is_dir() else []
@@ -144,13 +154,15 @@ def open_run(option: str, folder: Path, config: EvalConfig, parents: int) -> Run
         raise ConfigError(f"{option}={folder}: {path} is from before the end of the first epoch; expected a later one")
     trial = prepared(of_a_run(str(path), saved, models.weights_of(saved)), config)
     summary = folder / "summary.json"
-    return Run(
-        "/".join(folder.resolve().parts[-1 - parents :]),
-        saved,
-        trial,
-        network_of(saved)[1],
-        json.loads(summary.read_text()) if summary.is_file() else {},
-    )
+    recorded = json.loads(summary.read_text()) if summary.is_file() else {}
+    return Run(name, saved, trial, surgery_of(saved), recorded)
+
+
+def surgery_of(saved: Mapping[str, Any]) -> Report:
+    """What surgery changed in the run's network, by doing it again."""
+    told = saved["config"]
+    shape = {"num_classes": len(saved["class_names"]), "in_chans": told["data"]["channels"], **told["model"]["args"]}
+    return models.convert(models.create(told["model"]["name"], **shape), **surgery_options(told["surgery"]))
 
 
 # The page
@@ -165,7 +177,7 @@ def page(runs: Sequence[Run], numeric: Precision, world: processes.World, batch:
         run=run,
         against=others[0] if others else None,
         facts=facts(runs),
-        curves=figures(panels.curves({each.name: each.rows for each in runs}), "{} over the epochs"),
+        curves=figures(panels.curves({each.name: each.rows for each in runs}), "curve over the epochs"),
         stages=stages(run),
         kernels={each.name: kernel_figures(each) for each in runs},
         fields=fields(runs, numeric),
@@ -176,9 +188,9 @@ def page(runs: Sequence[Run], numeric: Precision, world: processes.World, batch:
     )
 
 
-def figures(pictures: Mapping[str, bytes], alt: str) -> list[dict[str, str]]:
-    """What the template's figures are made of; `{}` in `alt` is the picture's name."""
-    return [{"name": name, "alt": alt.format(name), "src": embedded(png)} for name, png in pictures.items()]
+def figures(pictures: Mapping[str, bytes], of: str) -> list[dict[str, str]]:
+    """What the template's figures are made of: the picture's name; what all of them are pictures of, and the name."""
+    return [{"name": name, "alt": f"{of}: {name}", "src": embedded(png)} for name, png in pictures.items()]
 
 
 def embedded(png: bytes) -> str:
@@ -212,14 +224,14 @@ def stages(run: Run) -> list[dict[str, Any]]:
         {
             "name": label,
             "moved": moved.get(group),
-            "figures": figures(panels.positions(history, group), f"taps of {label}, {{}}"),
+            "figures": figures(panels.positions(history, group), f"taps of {label}"),
         }
         for group, label in labels.items()
     ]
 
 
 def kernel_figures(run: Run) -> list[dict[str, str]]:
-    return figures(panels.kernels(run.trial.subject.model), f"a sample of the kernels of {run.name}, {{}}")
+    return figures(panels.kernels(run.trial.subject.model), f"kernels of {run.name}")
 
 
 def fields(runs: Sequence[Run], numeric: Precision) -> list[dict[str, str]]:
@@ -233,7 +245,7 @@ def fields(runs: Sequence[Run], numeric: Precision) -> list[dict[str, str]]:
             field = receptive_field.effective_receptive_field(network, images, stage)
             radii = [f"{share:.0%} within {receptive_field.radius(field, share):.1f} px" for share in panels.SHARES]
             pictures[f"{run.name}: {', '.join(radii)}"] = panels.effective_receptive_field(field)
-    return figures(pictures, "effective receptive field of {}")
+    return figures(pictures, "effective receptive field")
 
 
 def heat(runs: Sequence[Run], numeric: Precision) -> list[dict[str, str]]:
@@ -245,7 +257,7 @@ def heat(runs: Sequence[Run], numeric: Precision) -> list[dict[str, str]]:
     names = [source.class_names[labels[each]] for each in chosen]
     found = {name: shown for name, shown in rows.items() if shown}
     pictures = {name: panels.heat_maps({run: found[run][i] for run in found}) for i, name in enumerate(names) if found}
-    return figures(pictures, "heat maps of an image of the class {}")
+    return figures(pictures, "heat maps of an image")
 
 
 def heat_rows(run: Run, indices: Sequence[int], numeric: Precision) -> list[panels.Heat]:

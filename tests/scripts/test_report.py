@@ -131,7 +131,9 @@ def test_a_browser_draws_it_on_a_phone_and_on_a_desk(page, tmp_path):
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", f"--user-data-dir={tmp_path / 'user'}"]
     command = [BROWSER, *options, *QUIET, "--dump-dom", around.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    phone, desk = json.loads(re.search(r"<body>(\[.*\])</body>", done.stdout)[1])
+    seen = re.search(r"<body>(\[.*\])</body>", done.stdout)
+    assert seen, done.stderr
+    phone, desk = json.loads(seen[1])
     for seen, width in zip((phone, desk), WIDTHS, strict=True):
         assert seen["width"] == width
         assert seen["content"] <= width  # nothing to scroll sideways
@@ -139,6 +141,11 @@ def test_a_browser_draws_it_on_a_phone_and_on_a_desk(page, tmp_path):
         assert seen["drawn"] == seen["images"] > 20
         assert seen["font"] >= 16
     assert (phone["curves"], desk["curves"]) == (1, 4)  # below each other, beside each other
+
+
+def test_runs_of_one_name_are_told_apart():
+    assert report.told_apart([Path("/runs/dcls-s0"), Path("/runs/plain-s0")]) == ["dcls-s0", "plain-s0"]
+    assert report.told_apart([Path("/runs/a/x/s0"), Path("/runs/b/x/s0")]) == ["a/x/s0", "b/x/s0"]
 
 
 @pytest.mark.parametrize(
@@ -151,6 +158,7 @@ def test_a_browser_draws_it_on_a_phone_and_on_a_desk(page, tmp_path):
         (["run.dir={root}/other"], "last.pt holds model; expected a checkpoint of train.py, which holds class_names"),
         (["run.dir={root}/young"], "last.pt is from before the end of the first epoch"),
         (["run.dir={root}/dcls", "against={root}/none"], "against="),
+        (["run.dir={root}/dcls", "against={root}/plain/../dcls"], "that is run.dir itself"),
         (["run.dir={root}/dcls", "batch=0"], "batch=0: must be a number from 1 on"),
         (["run.dir={root}/dcls", "threads=two"], "threads=two: must be a number from 0 on"),
         (["run.dir={root}/dcls", "device=tpu"], "device=tpu: choose one of"),
