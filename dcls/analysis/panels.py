@@ -44,16 +44,16 @@ def positions(history: History, group: str) -> dict[str, bytes]:
     """
     limit, epochs = history.limits[group], plots.evenly(history.epochs, EPOCHS_SHOWN)
     taps = {f"epoch {epoch}": history.at(epoch)[group].numpy() for epoch in epochs}
-    start, *_, end = list(taps.values())[:1] + list(taps.values())
+    shown = list(taps.values())
     if len(limit) == 1:
-        return {name: _axis(start, now, limit) for name, now in taps.items()}
+        return {name: _axis(shown[0], now, limit) for name, now in taps.items()}
     figures = {name: _figure(2.1, 4.1, rows=2) for name in taps}
-    plots.draw_densities([axes[0] for _, axes in figures.values()], list(taps.values()), limit)
-    for (_, axes), now in zip(figures.values(), taps.values(), strict=True):
+    plots.draw_densities([axes[0] for _, axes in figures.values()], shown, limit)
+    for (_, axes), now in zip(figures.values(), shown, strict=True):
         plots.draw_sample(axes[1], now, size=3)
         plots.frame(axes[1], limit)
     drawn = {name: _png(figure) for name, (figure, _) in figures.items()}
-    return drawn | {"paths of a sample": _paths(start, end, limit)}
+    return drawn | {"paths of a sample": _paths(shown[0], shown[-1], limit)}
 
 
 def _axis(start: np.ndarray, now: np.ndarray, limit: tuple[int, ...]) -> bytes:

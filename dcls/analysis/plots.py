@@ -84,16 +84,11 @@ def _aspect(limit: tuple[int, ...]) -> float:
 
 def _draw_plane(column: Sequence[Axes], start: np.ndarray, end: np.ndarray, limit: tuple[int, ...]) -> None:
     """Density and a sample of taps at the start, at the end (one colour scale), and the paths of some."""
-    draw_taps(column[:2], (start, end), limit)
+    draw_densities(column[:2], (start, end), limit)
+    for axis, points in zip(column, (start, end), strict=False):
+        draw_sample(axis, points, size=1.6)
     draw_paths(column[2], start, end, limit)
     column[2].set_xlabel("column offset (px)")
-
-
-def draw_taps(axes: Sequence[Axes], positions: Sequence[np.ndarray], limit: tuple[int, ...]) -> None:
-    """Density and a sample of the taps of each of `positions`, [n, .., K] in pixels, on one colour scale."""
-    draw_densities(axes, positions, limit)
-    for axis, points in zip(axes, positions, strict=True):
-        draw_sample(axis, points, size=1.6)
 
 
 def draw_densities(axes: Sequence[Axes], positions: Sequence[np.ndarray], limit: tuple[int, ...]) -> None:
