@@ -36,6 +36,17 @@ def fused(model: nn.Module, *, channels_last: bool = True) -> nn.Module:
 
 
 @torch.inference_mode()
+def hits(model: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], precision: Precision) -> torch.Tensor:
+    """Which images of this process's share `model` (in eval mode) has right at first: bool [N], in their order."""
+    right = []
+    for images, labels in batches:
+        with precision.autocast():
+            logits = model(precision.place(images))
+        right.append(logits.argmax(1).cpu() == labels)
+    return torch.cat(right)
+
+
+@torch.inference_mode()
 def evaluate(
     models: Sequence[nn.Module],
     batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
@@ -60,17 +71,6 @@ def evaluate(
     sums: list[list[float]] = world.sum(totals).tolist()
     seconds = time.perf_counter() - start
     return [_scores(each, len(models) / seconds) for each in sums]
-
-
-@torch.inference_mode()
-def hits(model: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], precision: Precision) -> torch.Tensor:
-    """Which images of this process's share `model` (in eval mode) has right at first: bool [N], in their order."""
-    right = []
-    for images, labels in batches:
-        with precision.autocast():
-            logits = model(precision.place(images))
-        right.append(logits.argmax(1).cpu() == labels)
-    return torch.cat(right)
 
 
 def _scores(sums: list[float], passes_per_s: float) -> Scores:
