@@ -14,8 +14,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +32,8 @@ from dcls.atomic import writable, write_text
 from dcls.config import DataConfig, EvalConfig
 from dcls.engine import checkpoints, evaluation, processes, resolved
 from dcls.engine.prepare import precision
-from dcls.errors import ConfigError, reported
-from train import build_eval_loader, choose_backend, surgery_options
+from dcls.errors import ConfigError, about, reported
+from train import build_eval_loader, choose_backend, is_a_run, network_of_a_run
 
 FALLBACK_FOLDER = Path("runs/eval")
 
@@ -99,12 +98,12 @@ def paths_of(config: EvalConfig) -> list[str]:
 
 def load(path: str, config: EvalConfig) -> Subject:
     saved = checkpoints.load(models.located(path))
-    with about(path):
+    with about("checkpoint", path):
         weights = models.weights_of(saved, config.weights)
-    if {"format", "config", "class_names"} <= saved.keys():
+    if is_a_run(saved):
         refuse_what_a_run_knows(path, config)
         return of_a_run(path, saved, weights)
-    with about(path):
+    with about("checkpoint", path):
         model = models.restore(weights, name=config.model.name, **asdict(config.surgery), **config.model.args)
     return of_timm(path, model)
 
@@ -117,23 +116,9 @@ def refuse_what_a_run_knows(path: str, config: EvalConfig) -> None:
             raise ConfigError(f"{name}={value} has no effect: checkpoint={path} knows its network")
 
 
-@contextmanager
-def about(path: str) -> Iterator[None]:
-    """Say of which checkpoint it is that something is wrong."""
-    try:
-        yield
-    except ConfigError as error:
-        raise ConfigError(f"checkpoint={path}: {error}") from error
-
-
 def of_a_run(path: str, saved: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> Subject:
     """One of our training checkpoints: it knows its network, its surgery, its data and its classes."""
-    told = saved["config"]
-    classes, channels = saved["class_names"], told["data"]["channels"]
-    model = models.create(told["model"]["name"], num_classes=len(classes), in_chans=channels, **told["model"]["args"])
-    models.convert(model, **surgery_options(told["surgery"]))
-    model.load_state_dict(weights)
-    return Subject(path, model, told["data"], classes)
+    return Subject(path, network_of_a_run(saved, weights), saved["config"]["data"], saved["class_names"])
 
 
 def of_timm(name: str, model: nn.Module) -> Subject:

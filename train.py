@@ -35,7 +35,7 @@ from dcls.engine.record import Record
 from dcls.engine.report import RunReport
 from dcls.engine.state import TrainState
 from dcls.engine.step import PositionRules, Step
-from dcls.errors import ConfigError, reported
+from dcls.errors import ConfigError, about, reported
 from dcls.randomness import key, seed_all
 from dcls.surgery import Report
 
@@ -62,7 +62,9 @@ def main(arguments: Sequence[str]) -> int:
 def train(config: Config, folder: RunFolder, world: processes.World) -> int:
     train_data, val_data = data.open_splits(**splits(config.data))
     classes = list(train_data.class_names)
-    model, report = build_model(config, len(classes), begins=folder.saved is None)
+    begins = folder.saved is None
+    model, report = build_model(config, len(classes), begins=begins)
+    started = start(config, model, world) if begins else []
     schedule = build_plan(config, len(train_data), world)
     run = describe(config, model, report, schedule, {"train": len(train_data), "val": len(val_data)})
     step = build_step(config, model, schedule, world, len(classes))
@@ -82,7 +84,7 @@ def train(config: Config, folder: RunFolder, world: processes.World) -> int:
         ops.set_choices(state.choices)
 
     console = Console(quiet=not world.is_main, force_terminal=True if config.logger.progress == "bar" else None)
-    resolved.show(run, report.lines(), console)
+    resolved.show(run, [*report.lines(), *started], console)
     where = f"continuing {folder.saved.name} in" if folder.saved else "starting in"
     console.print(f"{where} {folder.path}", markup=False, highlight=False)
     with ExitStack() as stack:
@@ -132,7 +134,7 @@ def splits(config: DataConfig) -> dict[str, Any]:
 
 
 def build_model(config: Config, classes: int | None, *, begins: bool) -> tuple[nn.Module, Report]:
-    """The network with its surgery done, and what that changed; with its starting weights where the run `begins`."""
+    """The network with its surgery done, and what that changed; with timm's weights where the run `begins` by them."""
     if classes is None:
         raise ConfigError("data.classes=null: a dry run does not open the data, so give the number of classes")
     if own := {"num_classes", "in_chans", "drop_path_rate", "pretrained"} & config.model.args.keys():
@@ -147,9 +149,45 @@ def build_model(config: Config, classes: int | None, *, begins: bool) -> tuple[n
         **config.model.args,
     )
     report = models.convert(model, **surgery_options(asdict(config.surgery)))
-    if config.model.init_from and begins:
-        models.load_plain(model, models.weights_of(checkpoints.load(config.model.init_from, "model.init_from")))
     return model, report
+
+
+def start(config: Config, model: nn.Module, world: processes.World) -> list[str]:
+    """Put the weights of model.init_from into the model, where it is set; in words, what was taken and what was not."""
+    file, option = config.model.init_from, "model.init_from"
+    if not file:
+        return []
+    # One of the processes fetches what has to be fetched.
+    world.on_main(lambda: models.located(file, option))
+    saved = checkpoints.load(models.located(file, option), option)
+    # In no tensor: a file is taken to be what is trained here, and a published name is known.
+    asked = {} if file in models.RELEASED else read_as(config.surgery)
+    with about(option, file):
+        weights = models.weights_of(saved)
+        if is_a_run(saved):
+            source = network_of_a_run(saved, weights)
+        else:
+            source = models.donor(weights, model, asked, **config.model.args)
+        return [f"weights from {file}", *models.transfer(model, source)]
+
+
+def read_as(config: SurgeryConfig) -> dict[str, Any]:
+    return pick(config, "version", "dilated_kernel_size") if isinstance(config, DclsSurgery) else {}
+
+
+def is_a_run(saved: Mapping[str, Any]) -> bool:
+    """Whether a loaded file is a checkpoint of ours, which knows its network."""
+    return {"format", "config", "class_names"} <= saved.keys()
+
+
+def network_of_a_run(saved: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> nn.Module:
+    """The network of one of our training checkpoints, with `weights` of it."""
+    told = saved["config"]
+    classes, channels = len(saved["class_names"]), told["data"]["channels"]
+    model = models.create(told["model"]["name"], num_classes=classes, in_chans=channels, **told["model"]["args"])
+    models.convert(model, **surgery_options(told["surgery"]))
+    model.load_state_dict(weights)
+    return model
 
 
 def surgery_options(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -333,6 +371,7 @@ def open_record(config: Config, folder: Path, state: TrainState) -> Record:
 def dry_run(config: Config, folder: Path, world: processes.World) -> int:
     """Everything but data and training: show the resolved run and write it to `folder`/dry_run.json."""
     model, report = build_model(config, config.data.classes, begins=True)
+    started = start(config, model, world)
     schedule = build_plan(config, config.data.train_images, world)
     images = {"train": config.data.train_images, "val": config.data.val_images}
     run = describe(config, model, report, schedule, images)
@@ -340,7 +379,7 @@ def dry_run(config: Config, folder: Path, world: processes.World) -> int:
     train_transform(config)
     if world.is_main:
         writable(folder, "run.dir")
-        resolved.show(run, report.lines(), Console())
+        resolved.show(run, [*report.lines(), *started], Console())
         write_text(folder / "dry_run.json", json.dumps(run | {"config": asdict(config)}, indent=2) + "\n")
         print(f"wrote {folder / 'dry_run.json'}")
     return 0

@@ -55,7 +55,7 @@ class EvalModelConfig:
 class ModelConfig(EvalModelConfig):
     """The network and the weights it starts from."""
 
-    init_from: str = option("file of weights to start from; DCLS layers (and a head of other classes) start fresh", "")
+    init_from: str = option("weights to start from: a file or a published name, whatever eval.py takes", "")
 
 
 @dataclass

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 
 class ConfigError(ValueError):
@@ -19,6 +20,15 @@ class ImageError(DataError):
 
 class CheckpointError(ConfigError):
     """A checkpoint that is torn, foreign, or does not fit the run."""
+
+
+@contextmanager
+def about(option: str, value: str) -> Iterator[None]:
+    """Put in front of a ConfigError which option it is about, and its value."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{option}={value}: {error}") from error
 
 
 def reported(work: Callable[[], int]) -> int:

@@ -13,6 +13,7 @@ from models.families import FAMILIES, Family, family, target_layer
 from models.published import paper_figures
 from models.released import publish, restore
 from models.shortcuts import RELEASED, located
+from models.transfer import donor, transfer
 from models.weights import create_from, load_plain, weights_of
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "convert",
     "create",
     "create_from",
+    "donor",
     "family",
     "layer_ids",
     "load_plain",
@@ -32,5 +34,6 @@ __all__ = [
     "publish",
     "restore",
     "target_layer",
+    "transfer",
     "weights_of",
 ]

@@ -89,12 +89,12 @@ def _restored(
             share=share,
         )
         fitting = _fitting(weights, model, layout)
-        if not share or _equal_where_shared(model, fitting):
+        if not share or equal_where_shared(model, fitting):
             break
     if not ours:
         fitting = _placed(model, fitting, from_reference)
     if dilated_kernel_size == AUTO:
-        _check_reach(model, fitting)
+        check_reach(model, fitting)
     model.load_state_dict(fitting)
     return model
 
@@ -166,7 +166,8 @@ def _placed(model: nn.Module, weights: Mapping[str, Tensor], convert_positions: 
     return placed
 
 
-def _equal_where_shared(model: nn.Module, weights: Mapping[str, Tensor]) -> bool:
+def equal_where_shared(model: nn.Module, weights: Mapping[str, Tensor]) -> bool:
+    """Whether layers that share a parameter in `model` have equal ones in `weights`, so that sharing loses nothing."""
     first: dict[nn.Parameter, str] = {}
     for name, layer in layers(model):
         for parameter in layer.parameter_roles:
@@ -177,13 +178,13 @@ def _equal_where_shared(model: nn.Module, weights: Mapping[str, Tensor]) -> bool
     return True
 
 
-def _check_reach(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Positions far outside the kernel show that it was larger than the family's."""
+def check_reach(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Positions far outside the kernel show that it was larger. Raises CheckpointError."""
     for name, layer in layers(model):
         reach = float(weights[f"{name}.P"].abs().max())
         if reach > max(layer.position_limits) + SLACK:
             size = " x ".join(map(str, layer.dilated_kernel_size))
             raise CheckpointError(
-                f"{name}.P reaches {reach:.1f} cells from the centre, outside a {layer.version} kernel of {size}, the "
-                "published size: give the size these weights were trained with, surgery.dilated_kernel_size=<size>"
+                f"{name}.P reaches {reach:.1f} cells from the centre, outside a {layer.version} kernel of {size}: "
+                "give the size these weights were trained with, surgery.dilated_kernel_size=<size>"
             )

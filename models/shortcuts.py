@@ -49,8 +49,8 @@ RELEASED = {
 }
 
 
-def located(checkpoint: str) -> Path:
-    """The file that `checkpoint` names: a path, or the local copy of a name such as convnext_dcls_tiny.paper.
+def located(checkpoint: str, option: str = "checkpoint") -> Path:
+    """The file that `option` names: a path, or the local copy of a name such as convnext_dcls_tiny.paper.
 
     Fetches it where there is no copy. Raises ConfigError for an unknown name ending in .paper and where nothing can be
     fetched, CheckpointError where the copy is not what was fetched.
@@ -62,14 +62,14 @@ def located(checkpoint: str) -> Path:
     if released is None:
         close = difflib.get_close_matches(checkpoint, RELEASED, n=1)
         guess = f"did you mean {close[0]}? " if close else ""
-        raise ConfigError(f"checkpoint={checkpoint} is not published: {guess}there are {', '.join(RELEASED)}")
+        raise ConfigError(f"{option}={checkpoint} is not published: {guess}there are {', '.join(RELEASED)}")
     if not released.path.is_file():
-        _fetch(checkpoint, released)
-    _verify(checkpoint, released)
+        _fetch(f"{option}={checkpoint}", released)
+    _verify(f"{option}={checkpoint}", released)
     return released.path
 
 
-def _fetch(name: str, released: Released) -> None:
+def _fetch(asked: str, released: Released) -> None:
     """Download beside the file's place and rename, so that a file in its place is whole."""
     path, draft = released.path, released.path.with_name(f"{released.file}.{os.getpid()}.unfinished")
     try:
@@ -81,7 +81,7 @@ def _fetch(name: str, released: Released) -> None:
     except (OSError, HTTPException) as error:
         reason = str(error) or type(error).__name__
         raise ConfigError(
-            f"checkpoint={name} cannot be fetched from {released.url} ({reason}); a file put at {path} is used as it is"
+            f"{asked} cannot be fetched from {released.url} ({reason}); a file put at {path} is used as it is"
         ) from error
     finally:
         draft.unlink(missing_ok=True)
@@ -97,13 +97,13 @@ def _download(url: str, path: Path) -> None:
         raise OSError(f"the connection ended after {path.stat().st_size} of {length} bytes")
 
 
-def _verify(name: str, released: Released) -> None:
+def _verify(asked: str, released: Released) -> None:
     """Compare with the published digest, or else with that of the first download; a file put there by hand has none."""
     recorded = _digest_file(released.path)
     expected = released.sha256 or (recorded.read_text().strip() if recorded.is_file() else None)
     if expected and _sha256(released.path) != expected:
         raise CheckpointError(
-            f"checkpoint={name}: the sha256 of {released.path} is not {expected}: delete the file to fetch it again"
+            f"{asked}: the sha256 of {released.path} is not {expected}: delete the file to fetch it again"
         )
 
 

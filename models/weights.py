@@ -32,10 +32,13 @@ def weights_of(saved: Mapping[str, Any], which: str = "auto") -> dict[str, Tenso
 
 
 def create_from(name: str, weights: Mapping[str, Tensor], **options: Any) -> nn.Module:
-    """The timm network `name` with these weights and their number of classes. CheckpointError where they do not fit."""
+    """The timm network `name` with these weights, their classes and colours. CheckpointError where they do not fit."""
     classifier = weights.get(f"{get_pretrained_cfg_value(name, 'classifier')}.weight")
     if classifier is not None:
         options["num_classes"] = len(classifier)
+    first = weights.get(f"{get_pretrained_cfg_value(name, 'first_conv')}.weight")
+    if first is not None:
+        options["in_chans"] = first.shape[1]
     model = create(name, **options)
     problems = misfit(model.state_dict(), weights)
     if problems:
@@ -70,7 +73,7 @@ def load_plain(model: nn.Module, state_dict: Mapping[str, Tensor]) -> list[str]:
     given = {name: value for name, value in state_dict.items() if name not in fresh}
     problems = misfit(own, given, optional=fresh)
     if problems:
-        raise CheckpointError(f"model.init_from does not hold this model's weights: {problems}; take model.name's own")
+        raise CheckpointError(f"the weights are not this model's: {problems}; take model.name's own")
     model.load_state_dict(given, strict=False)
     return [name for name in own if name in fresh]
 

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 import eval as evaluation
 import models
+import train
 from dcls import composition
+from dcls.engine import checkpoints
 from dcls.errors import CheckpointError, ConfigError, reported
 from dcls.layers import layers
 from models.layouts import LAYOUTS, recognised
@@ -241,7 +243,7 @@ def test_blocks_with_positions_of_their_own_keep_them(small):
     [
         ({}, {"version": "gauss"}, "surgery.version=gauss contradicts the file, which has no SIG beside each P"),
         ({}, {"dilated_kernel_size": 5}, "kernel_count=34 gives 34 taps, but dilated_kernel_size=5x5 has 25 cells"),
-        ({"stages.0.0.dwconv.P": 11.0}, {}, r"conv_dw.P reaches 11.0 cells .* v0 kernel of 17 x 17, the published"),
+        ({"stages.0.0.dwconv.P": 11.0}, {}, r"conv_dw.P reaches 11.0 cells .* v0 kernel of 17 x 17: give the size"),
         ({"stages.0.0.gamma": None}, {}, "look like convnext_tiny's .* 1 missing, as stages.0.blocks.0.gamma"),
         ({"stages.0.0.extra": 1.0}, {}, "1 unexpected, as stages.0.blocks.0.extra"),
         ({"stages.0.0.dwconv.P": None}, {}, "missing, as stages.0.blocks.0.conv_dw.P"),
@@ -294,3 +296,68 @@ def test_a_published_checkpoint_is_evaluated(small, image_tree, tmp_path, capsys
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "foreign.pth: the layout is unknown: found 1 names such as encoder.weight; missing: ConvNeXt stem.0" in error
+
+
+# train.py
+
+
+@pytest.fixture
+def three_classes(image_tree, tmp_path) -> Path:
+    for split in ("train", "val"):
+        (tmp_path / "images" / split).mkdir(parents=True)
+        for name in ("class0", "class1", "class2"):
+            (tmp_path / "images" / split / name).symlink_to(image_tree / split / name)
+    return tmp_path / "images"
+
+
+def fine_tuned(tree: Path, folder: Path, file: Path, *more: str) -> int:
+    data = [f"data.root={tree}", "data.workers=0", "data.image_size=384", "data.eval_size=384"]
+    recipe = ["recipe.layer_decay=0.5", "recipe.global_batch=8", "recipe.slot=8", "recipe.warmup_epochs=0"]
+    recipe += ["recipe.lr=1e-9", "recipe.lr_min=0", "recipe.drop_path=0"]
+    run = [f"run.dir={folder}", "debug=true", "logger.progress=off", "runtime.threads=1"]
+    arguments = ["+experiment=finetune", *arguments_for("convnext_tiny", SMALL), *data, *recipe, *run]
+    return reported(lambda: train.main([*arguments, f"model.init_from={file}", *more]))
+
+
+def test_fine_tuning_at_384_pixels_starts_from_a_published_checkpoint(small, three_classes, tmp_path, capsys):
+    """With three classes in place of four; positions come as they are, outside the border too."""
+    file, folder = tmp_path / "published.pth", tmp_path / "run"
+    torch.save({"model": small}, file)
+    assert fine_tuned(three_classes, folder, file, "surgery.kernel_count=34", "surgery.clamp=false") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"weights from {file}" in shown
+    assert "the head starts fresh: 4 classes there, 3 here" in shown
+    saved = checkpoints.load(folder / "checkpoints" / "last.pt")
+    ours = saved["model"]
+    torch.testing.assert_close(ours["stages.1.blocks.0.conv_dw.P"], small["stages.1.0.dwconv.P"], rtol=0, atol=1e-6)
+    assert ours["head.fc.weight"].shape == (3, 64)
+    rates = {group["group_name"]: group["lr"] for group in saved["optimizer"]["param_groups"]}
+    positions = {name: rate for name, rate in rates.items() if name.startswith("position")}
+    assert len(positions) == 4
+    assert len(set(positions.values())) > 1  # the layer's scale
+    for name, rate in positions.items():
+        assert rate == pytest.approx(5 * rates[name.replace("position", "decay")])
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        ("surgery.version=v0", "found kernel_count 34 in stages.0.blocks.0.conv_dw, expected surgery.kernel_count=17"),
+        ("surgery.version=gauss", "surgery.version=gauss contradicts the file, which has no SIG beside each P"),
+        ("surgery.mode=none", "found a DCLS layer stages.0.blocks.0.conv_dw, expected a plain one"),
+        ("data.classes=9", "data.classes=9: found 3 classes in 'train'"),
+        (
+            "model.args={depths: [2, 2, 1, 1]}",
+            "found a ConvNeXt of 1-2-1-1 blocks and 8 channels in the stem, expected a",
+        ),
+        ("model.init_from=convnext_dcls_tiy.paper", "model.init_from=convnext_dcls_tiy.paper is not published"),
+    ],
+)
+def test_a_checkpoint_that_contradicts_the_run_is_one_line(small, three_classes, tmp_path, capsys, option, line):
+    file = tmp_path / "published.pth"
+    torch.save({"model": small}, file)
+    assert fine_tuned(three_classes, tmp_path / "run", file, option) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert line in error
+    assert (f"model.init_from={file}: " in error) == (not option.startswith(("data", "model.init")))
