@@ -73,6 +73,23 @@ def evaluate(
     return [_scores(each, len(models) / seconds) for each in sums]
 
 
+@torch.no_grad()
+def features(
+    model: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], *, precision: Precision
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the classifier is shown of each image, float32 [N, D], and the labels, int64 [N], where the model is.
+
+    model: of timm's, in eval mode; D its pooled features, which timm's forward_head returns with pre_logits.
+    """
+    pooled, labels = [], []
+    for images, answers in batches:
+        with precision.autocast():
+            maps = model.forward_features(precision.place(images))  # type: ignore[operator]  # methods of all timm models
+            pooled.append(model.forward_head(maps, pre_logits=True).float())  # type: ignore[operator]
+        labels.append(answers.to(precision.device))
+    return torch.cat(pooled), torch.cat(labels)
+
+
 def _scores(sums: list[float], passes_per_s: float) -> Scores:
     top1, top5, loss, images = sums
     count = max(images, 1.0)

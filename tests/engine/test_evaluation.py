@@ -1,9 +1,10 @@
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dcls import Dcls2d
+from dcls import Dcls2d, surgery
 from dcls.engine import evaluation
 from dcls.engine.prepare import precision
 from dcls.engine.processes import World
@@ -51,3 +52,18 @@ def test_fusing_a_copy_leaves_the_model_and_the_logits_alone():
     assert isinstance(fused[0], nn.Conv2d)
     assert isinstance(model[0], Dcls2d)
     torch.testing.assert_close(fused(images), model(images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 16, 37])
+def test_features_are_what_timm_shows_its_classifier(batch):
+    torch.manual_seed(0)
+    model = timm.create_model("test_convnext", num_classes=7).eval()
+    surgery.convert(model, mode="dcls", select=surgery.depthwise(kernel_above=3), dilated_kernel_size=9)
+    images, labels = torch.randn(37, 3, 32, 32), torch.arange(37)
+    with torch.no_grad():
+        expected = model.forward_head(model.forward_features(images), pre_logits=True)
+    batches = zip(images.split(batch), labels.split(batch))
+    found, order = evaluation.features(evaluation.fused(model), batches, precision=precision(CPU))
+    assert torch.equal(order, labels)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.get_classifier()(found), model(images), rtol=1e-4, atol=1e-5)
