@@ -128,7 +128,8 @@ def probed(subject: Subject, config: EvalConfig, asked: Asked, world: processes.
     shown = composition.complete_data(config.data, subject.shown)
     if shown.train_split == shown.val_split:
         raise ConfigError(f"data.val_split={shown.val_split} is data.train_split too: test on other images")
-    sources = data.open_splits(shown.kind, shown.root, shown.train_split, shown.val_split)
+    splits = shown.kind, shown.root, shown.train_split, shown.val_split
+    sources = data.open_splits(*splits, val_images=config.data.get("val_images"))
     if max(asked.k) > len(sources[0]):
         raise ConfigError(f"k={max(asked.k)}: data.train_split={shown.train_split} has {len(sources[0])} images")
     model = evaluation.fused(subject.model, channels_last=config.runtime.channels_last).to(world.device)

@@ -1,7 +1,7 @@
 """How much a network's features say about the classes: k nearest neighbours and a linear probe.
 
 Shapes: N training images, M test images, D features, C classes. Features are float [N, D] or [M, D], labels int64;
-everything is computed where the features are, without a draw, so twice the same is the same.
+everything is computed where the features are, and nothing is drawn.
 """
 
 from collections.abc import Callable, Iterable, Sequence

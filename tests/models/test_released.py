@@ -339,6 +339,20 @@ def test_fine_tuning_at_384_pixels_starts_from_a_published_checkpoint(small, thr
         assert rate == pytest.approx(5 * rates[name.replace("position", "decay")])
 
 
+def test_a_published_name_is_known_to_be_of_its_version(small, three_classes, tmp_path, monkeypatch, capsys):
+    """The tensors of v0 and v1 are the same."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    name = "convnext_dcls_tiny.paper"
+    models.RELEASED[name].path.parent.mkdir(parents=True)
+    torch.save({"model": small}, models.RELEASED[name].path)
+    asked = ["surgery.version=v1", "surgery.kernel_count=34"]
+    assert fine_tuned(three_classes, tmp_path / "run", Path(name), *asked) == 2
+    error = capsys.readouterr().err
+    assert (
+        f"model.init_from={name}: found version v0 in stages.0.blocks.0.conv_dw, expected surgery.version=v1" in error
+    )
+
+
 @pytest.mark.parametrize(
     ("option", "line"),
     [
