@@ -73,7 +73,7 @@ def _check_channels(source: nn.Module, model: nn.Module) -> None:
 
 
 def _channels(model: nn.Module) -> int:
-    return next(module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d))
+    return next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 0)
 
 
 def _check_layers(source: nn.Module, model: nn.Module) -> None:
