@@ -181,8 +181,9 @@ def by_linear_probe(train: Split, test: Split) -> dict[str, Any]:
 def show(rows: Sequence[dict[str, Any]]) -> None:
     """A table; its title says what all rows of a checkpoint have in common."""
     first = rows[0]
-    name, counts = "/".join(Path(first["checkpoint"]).parts[-3:]), f"{first['train_images']:,} for {first['images']:,}"
-    table = Table(title=f"{name}: {first['features']} features, {counts} images", title_justify="left")
+    name = "/".join(Path(first["checkpoint"]).parts[-3:])
+    counts = f"{first['train_images']:,} training and {first['images']:,} test images"
+    table = Table(title=f"{name}: {first['features']} features, {counts}", title_justify="left")
     table.add_column("probe")
     table.add_column("held-out training images, top-1 %", justify="right")
     table.add_column("top-1 %", justify="right")
