@@ -401,6 +401,24 @@ def _draw_last(axis: Axes, values: Mapping[str, Sequence[float]]) -> None:
     _quiet(axis)
 
 
+# --- heat maps -------------------------------------------------------------------------------------------------------
+
+
+def heat_maps_png(images: np.ndarray, maps: Mapping[str, Tensor], path: Path, *, title: str = "Heat maps") -> None:
+    """A row an image, uint8 [N, H, W, 3]: by itself, then under each of its heat maps [N, H, W], from least to most."""
+    figure = _figure(1.9 * (1 + len(maps)) + 0.3, 1.9 * len(images) + 0.8, title)
+    for row, axes in enumerate(figure.subplots(len(images), 1 + len(maps), squeeze=False)):
+        for axis, (label, heat) in zip(axes, [("image", None), *((name, each[row]) for name, each in maps.items())]):
+            axis.imshow(images[row])
+            if heat is not None:
+                axis.imshow(heat.cpu().numpy(), cmap="inferno", alpha=0.6)
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+            if row == 0:
+                axis.set_title(label, fontsize=9, color=INK)
+    _save(figure, path)
+
+
 # --- common to all ---------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """What feeds the loop: sources of images, timm's transforms, and loaders in which every draw has an address."""
 
+from dcls.data.clickme import ClickMe
 from dcls.data.loaders import EvalLoader, TrainLoader
 from dcls.data.order import epoch_order, slot_batches
 from dcls.data.sources import BundledSource, FolderSource, Source, class_map, open_eval, open_splits
@@ -7,6 +8,7 @@ from dcls.data.transforms import Transform, eval_transform, settled_crop, train_
 
 __all__ = [
     "BundledSource",
+    "ClickMe",
     "EvalLoader",
     "FolderSource",
     "Source",
