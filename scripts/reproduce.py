@@ -5,11 +5,14 @@
     python scripts/reproduce.py table=imagenet scale=mini run=missing         the small twin, on the bundled images
     python scripts/reproduce.py table=imagenet scale=mini root=docs/tables    the small twin as it was committed
 
-Options: table (imagenet, resnet50, interpolations, ablations; reach, mini alone), scale (full, mini), run (missing),
-seeds (0,1,2), root (folder of the runs: runs), out (folder of the tables: runs/tables), seconds (timing of the
-networks, 0: none), batch, device (cpu, cuda), jobs (runs side by side); data.root and any other option of train.py are
-handed on. Parameters, multiply-adds and speed are computed here every time; accuracies are those of finished runs.
-Started again, runs that were interrupted continue.
+    python scripts/reproduce.py table=gradcam clickme=/data/click-me          scores that scripts/gradcam.py has left
+
+Options: table (imagenet, resnet50, interpolations, ablations, gradcam; reach, mini alone), scale (full, mini), run
+(missing), seeds (0,1,2), root (folder of the runs: runs), out (folder of the tables: runs/tables), seconds (timing of
+the networks, 0: none), batch, device (cpu, cuda), jobs (runs side by side); data.root and any other option of train.py
+are handed on. Parameters, multiply-adds and speed are computed here every time; accuracies are those of finished runs.
+Started again, runs that were interrupted continue. Nothing is trained for gradcam, which takes root, out and clickme
+alone.
 """
 
 import csv
@@ -31,7 +34,7 @@ from benchmarks import machine  # noqa: E402
 from quickstart import call  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table as RichTable  # noqa: E402
-from tables import cost, picture, results  # noqa: E402
+from tables import cost, gradcam, picture, results  # noqa: E402
 from tables.arms import SCALES, TABLES, Arm, Table  # noqa: E402
 
 import models  # noqa: E402
@@ -55,6 +58,7 @@ HEADER = (
 )
 NOT_RUN = "-"
 KINDS = ("train", "inference")
+GRADCAM = "gradcam"  # a table of evaluations: there is nothing to train
 SHOWN = 10  # commands on the console
 
 
@@ -106,7 +110,11 @@ def main(arguments: Sequence[str]) -> int:
         print(__doc__)
         return 0
     asked = parsed(arguments)
-    table, root, out = TABLES[asked.table], Path(asked.root), writable(asked.out, "out")
+    root, out = Path(asked.root), writable(asked.out, "out")
+    if asked.table == GRADCAM:
+        show_gradcam(asked, root, out / GRADCAM)
+        return 0
+    table = TABLES[asked.table]
     arms = table.arms[asked.scale]
     runs = {
         (arm.name, seed): results.wanted(arm, seed, asked.scale, root, asked.rest)
@@ -142,14 +150,16 @@ def parsed(arguments: Sequence[str]) -> Asked:
             raise ConfigError(f"{argument}: must be a number") from error
     asked = Asked(**values, rest=tuple(rest))
     for name, value, known in (
-        ("table", asked.table, TABLES),
+        ("table", asked.table, (*TABLES, GRADCAM)),
         ("scale", asked.scale, SCALES),
         ("run", asked.run, ("", "missing")),
         ("device", asked.device, ("", "cpu", "cuda")),
     ):
         if value not in known:
             raise ConfigError(f"{name}={value}: choose one of {', '.join(each for each in known if each)}")
-    if asked.scale not in TABLES[asked.table].arms:
+    if asked.table == GRADCAM:
+        refuse_what_trains(asked)
+    elif asked.scale not in TABLES[asked.table].arms:
         raise ConfigError(f"scale={asked.scale}: table={asked.table} has {', '.join(TABLES[asked.table].arms)} alone")
     try:
         valid = min(asked.seed_numbers) >= 0
@@ -158,6 +168,17 @@ def parsed(arguments: Sequence[str]) -> Asked:
     if not valid:
         raise ConfigError(f"seeds={asked.seeds}: must be numbers from 0 on, such as 0,1,2")
     return asked
+
+
+def refuse_what_trains(asked: Asked) -> None:
+    """Options of the other tables, and of train.py, beside one that evaluates. Raises ConfigError."""
+    for field in fields(Asked):
+        value = getattr(asked, field.name)
+        if field.name not in ("table", "root", "out", "rest") and value != field.default:
+            raise ConfigError(f"{field.name}={value} has no effect: table={asked.table} takes root, out and clickme")
+    for each in asked.rest:
+        if not each.startswith("clickme="):
+            raise ConfigError(f"{each} has no effect: table={asked.table} takes root, out and clickme")
 
 
 def train_all(missing: Sequence[results.Wanted], asked: Asked) -> None:
@@ -219,9 +240,28 @@ def show(table: Table, rows: Sequence[Row], missing: Sequence[results.Wanted], p
     if commands:
         notes.append(f"not run here: {len(commands)} runs; add run=missing, or start them yourself:")
     commands += [evaluation(row.arm, asked) for row in rows if row.arm.released and row.released is None]
-    write_text(path.with_suffix(".md"), markdown(title, [header, *lines], notes, commands))
     write_text(path.with_suffix(".csv"), as_csv(rows))
     draw(path.with_suffix(".png"), title, rows, asked)
+    display(title, [header, *lines], notes, commands, path)
+
+
+def show_gradcam(asked: Asked, root: Path, path: Path) -> None:
+    scores = gradcam.measured(root)
+    commands, notes = gradcam.commands(scores, asked.rest, root), list(gradcam.NOTES)
+    if commands:
+        notes.append(f"not run here: {len(commands)} evaluations:")
+    write_text(path.with_suffix(".csv"), gradcam.as_csv(scores))
+    picture.alignments(path.with_suffix(".png"), scores, gradcam.TITLE)
+    lines = [gradcam.HEADER, *(gradcam.cells(*each) for each in scores.items())]
+    display(gradcam.TITLE, lines, notes, commands, path)
+
+
+def display(
+    title: str, table: Sequence[Sequence[str]], notes: Sequence[str], commands: Sequence[str], path: Path
+) -> None:
+    """Write it as Markdown and print it. The first line of the table is its header."""
+    write_text(path.with_suffix(".md"), markdown(title, table, notes, commands))
+    header, *lines = table
     console = Console()
     if not console.is_terminal:
         console.width = 190

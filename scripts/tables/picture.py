@@ -1,4 +1,6 @@
-"""Tables as pictures: accuracy against latency, as figure 1 of arXiv 2112.03740; the seeds' top-1 at mini scale."""
+"""Tables as pictures: accuracy against latency, as figure 1 of arXiv 2112.03740; the seeds' top-1 at mini scale; the
+ClickMe scores.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +12,7 @@ from matplotlib.figure import Figure
 
 from dcls.analysis.plots import COLOURS, GRID, INK, PALE
 from dcls.atomic import replacing
+from tables import gradcam
 
 # Read off that figure; milliseconds an image, one figure of an unnamed device. (top-1 %, ms), T, S, B in order.
 FIGURE_1 = {
@@ -46,6 +49,21 @@ def accuracies(path: Path, arms: Mapping[str, Sequence[float]], title: str) -> N
     axis.set_yticks(range(len(shown)), list(shown), fontsize=9)
     axis.invert_yaxis()
     axis.set_xlabel("top-1 of the averaged weights, %: points are seeds, bars their mean, dashed: the first row's")
+    axis.set_title(title, loc="left", fontsize=11, color=INK)
+    _save(figure, axis, path, "")
+
+
+def alignments(path: Path, scores: Mapping[gradcam.Subject, gradcam.Scores], title: str) -> None:
+    """A row a network, a point a method with its standard error; networks that were not evaluated keep an empty row."""
+    figure, axis = _axes((7.5, 1.6 + 0.3 * len(scores)))
+    for colour, (method, label) in zip(COLOURS, gradcam.METHODS.items(), strict=False):
+        found = [(row, each[method]) for row, each in enumerate(scores.values()) if method in each]
+        means, errors = ([each[name] or 0 for _, each in found] for name in ("score", "standard_error"))
+        axis.errorbar(means, [row for row, _ in found], xerr=errors, fmt="o", color=colour, label=label, markersize=5)
+    axis.set_yticks(range(len(scores)), [subject.label for subject in scores], fontsize=9)
+    axis.invert_yaxis()
+    axis.set_xlabel("score: mean rank correlation over the human ceiling; 1 is what people reach among themselves")
+    axis.legend(frameon=False, fontsize=8)
     axis.set_title(title, loc="left", fontsize=11, color=INK)
     _save(figure, axis, path, "")
 

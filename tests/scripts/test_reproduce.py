@@ -5,11 +5,12 @@ import statistics
 from dataclasses import asdict
 
 import pytest
+import timm
 import yaml
 
 from dcls.errors import reported
 from models.shortcuts import RELEASED
-from scripts import reproduce
+from scripts import gradcam, reproduce
 from scripts.reproduce import TABLES, results
 
 
@@ -109,6 +110,8 @@ def test_speeds_are_relative_to_the_first_row():
         (["table=imagenet", "seconds=long"], "seconds=long"),
         (["table=imagenet", "data.rot=/x"], "did you mean data.root"),
         (["imagenet"], "table=imagenet"),
+        (["table=gradcam", "scale=mini"], "scale=mini has no effect: table=gradcam takes root, out and clickme"),
+        (["table=gradcam", "data.root=/x"], "data.root=/x has no effect"),
         (["table=imagenet", "out=/dev/null/x"], "out=/dev/null/x: cannot be written"),
     ],
 )
@@ -123,3 +126,46 @@ def test_another_run_in_the_place_of_a_row_is_refused(tmp_path, capsys):
     finish(tmp_path, "imagenet", "plain", 0, 90.0, epochs=3)
     assert run("table=imagenet", "scale=mini", "seeds=0", f"root={tmp_path}", f"out={tmp_path}") == 2
     assert "holds another run than the table asks for (recipe.epochs differ)" in capsys.readouterr().err
+
+
+def scored(root, name, checkpoint, **methods):
+    """What scripts/gradcam.py would leave."""
+    (root / name).mkdir()
+    found = {
+        method: {"score": score, "standard_error": 0.0015, "images": 90, "skipped": 10}
+        for method, score in methods.items()
+    }
+    (root / name / "gradcam.json").write_text(json.dumps({"checkpoint": checkpoint, "methods": found}))
+
+
+def test_heat_map_scores_stand_beside_dashes_and_the_commands_that_fill_them(tmp_path):
+    scored(tmp_path, "convnext_tiny.fb_in1k", "convnext_tiny.fb_in1k", gradcam=0.5, threshold=0.6125)
+    scored(tmp_path, "convnext_dcls_tiny.paper", "convnext_dcls_tiny.paper", gradcam=0.55)
+    assert run("table=gradcam", "clickme=/data/cm", f"root={tmp_path}", f"out={tmp_path}") == 0
+    text = (tmp_path / "gradcam.md").read_text()
+    assert "| ConvNeXt-T | 0.500 ± 0.002 | - | 0.613 ± 0.002 | - | 100 |" in text
+    assert "| ConvNeXt-T-dcls | 0.550 ± 0.002 | - | - | - | 100 |" in text
+    assert "| FastViT-SA36-dcls | - | - | - | - | - |" in text
+    assert "its scores could not be read from here" in text
+    assert "not run here: 15 evaluations" in text
+    commands = [line.split()[2:] for line in text.splitlines() if line.startswith("    python scripts/gradcam.py")]
+    assert len(commands) == 15
+    assert [
+        "checkpoint=convnext_dcls_tiny.paper",
+        "clickme=/data/cm",
+        f"out={tmp_path}/convnext_dcls_tiny.paper",
+    ] in commands
+    for command in commands:
+        asked, config = gradcam.parsed(command)
+        assert asked.clickme == "/data/cm"
+        assert config.checkpoint in ("", *RELEASED)
+        assert config.checkpoint or timm.is_model_pretrained(config.model.name)
+    rows = list(csv.DictReader((tmp_path / "gradcam.csv").read_text().splitlines()))
+    assert [row["score"] for row in rows if row["model"].startswith("ConvNeXt-T")] == ["0.5", "0.6125", "0.55", ""]
+    assert (tmp_path / "gradcam.png").stat().st_size > 10_000
+
+
+def test_the_scores_of_another_network_are_refused(tmp_path, capsys):
+    scored(tmp_path, "convnext_dcls_tiny.paper", "best.pt", gradcam=0.5)
+    assert run("table=gradcam", f"root={tmp_path}", f"out={tmp_path}") == 2
+    assert "has the scores of best.pt, expected those of convnext_dcls_tiny.paper" in capsys.readouterr().err
