@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -37,6 +37,8 @@ class ClickMe:
         self.transform = transform
         self.shards = [TFRecordFile(path) for path in sorted(found, key=lambda path: (len(path.name), path.name))]
         counts = [len(shard) for shard in self.shards]
+        if 0 in counts:
+            raise DataError(f"{self.shards[counts.index(0)].path} has 0 records, expected some")
         self.shard_of = np.repeat(np.arange(len(counts)), counts)
         self._first = np.cumsum([0, *counts])
 
@@ -63,19 +65,27 @@ class ClickMe:
 
 def _decoded(example: Mapping[str, Values], name: str, mode: str) -> Tensor:
     """float32 [C, 256, 256] of an encoded image."""
-    (data,) = example.get(name) or [None]
+    data = _single(example, name)
+    if not isinstance(data, bytes):
+        raise DataError(f"{name} is {data!r}, expected a JPEG image")
     try:
-        image = Image.open(io.BytesIO(data)).convert(mode)  # type: ignore[arg-type]  # what it is shows here
-    except (TypeError, UnidentifiedImageError, OSError) as error:
-        found = type(data).__name__ if not isinstance(data, bytes) else f"{len(data)} bytes that are no image"
-        raise DataError(f"{name} is {found}, expected a JPEG image") from error
+        image = Image.open(io.BytesIO(data)).convert(mode)
+    except OSError as error:
+        raise DataError(f"{name} has {len(data)} bytes that are no image, expected a JPEG image") from error
     if image.size != (SIDE, SIDE):
         raise DataError(f"{name} has {image.width} x {image.height} pixels, expected {SIDE} x {SIDE}")
     return torch.from_numpy(np.array(image, np.float32).reshape(SIDE, SIDE, -1)).permute(2, 0, 1)
 
 
 def _label(example: Mapping[str, Values]) -> int:
-    found = example.get("label")
-    if not found or not isinstance(found[0], int) or not 0 <= found[0] < CLASSES:
-        raise DataError(f"label is {found}, expected one number from 0 to {CLASSES - 1}")
+    found = _single(example, "label")
+    if not isinstance(found, int) or not 0 <= found < CLASSES:
+        raise DataError(f"label is {found!r}, expected a number from 0 to {CLASSES - 1}")
+    return found
+
+
+def _single(example: Mapping[str, Values], name: str) -> bytes | int | float:
+    found = example.get(name, [])
+    if len(found) != 1:
+        raise DataError(f"{name} has {len(found)} values, expected 1")
     return found[0]

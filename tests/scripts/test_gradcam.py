@@ -127,16 +127,23 @@ def test_an_image_is_resized_and_cut_down_to_whole_numbers(shards):
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"image": [b"abc"]}, "image is 3 bytes that are no image, expected a JPEG image"),
-        ({"heatmap": [0.5]}, "heatmap is float, expected a JPEG image"),
+        ({"image": [b"abc"]}, "image has 3 bytes that are no image, expected a JPEG image"),
+        ({"heatmap": [0.5]}, "heatmap is 0.5, expected a JPEG image"),
+        ({"image": sample(1)["image"] * 2}, "image has 2 values, expected 1"),
         ({"heatmap": sample(1, side=128)["heatmap"]}, "heatmap has 128 x 128 pixels, expected 256 x 256"),
-        ({"label": [1000]}, r"label is \[1000\], expected one number from 0 to 999"),
+        ({"label": [1000]}, "label is 1000, expected a number from 0 to 999"),
     ],
 )
 def test_a_record_that_is_none_of_clickmes_is_said(tmp_path, changed, reason):
     write(tmp_path / "val-0", [sample(1), sample(1) | changed])
     with pytest.raises(DataError, match=f"val-0, record 1: {reason}"):
         ClickMe(tmp_path, transform=lambda image: image)[1]
+
+
+def test_an_empty_shard_is_said(tmp_path):
+    (tmp_path / "val-0").touch()
+    with pytest.raises(DataError, match="val-0 has 0 records, expected some"):
+        ClickMe(tmp_path, transform=lambda image: image)
 
 
 def test_a_shard_cut_short_is_one_line_with_found_and_expected(small, shards, tmp_path, capsys):
