@@ -131,7 +131,14 @@ def family(model: nn.Module | str) -> Family:
 
 def target_layer(model: nn.Module) -> nn.Module:
     """The module of a timm model whose output heat maps are made of. ConfigError for a model without a rule."""
-    return model.get_submodule(family(model).last_features)
+    name = architecture(model)
+    rule = _covering(plain_name(name))
+    if rule is None:
+        raise ConfigError(
+            f"model.name={name!r}: no rule says of which layer heat maps are made; take a model of "
+            f"{', '.join(each.name for each in FAMILIES)}, or add a Family to models/families.py"
+        )
+    return model.get_submodule(rule.last_features)
 
 
 def plain_name(name: str) -> str:

@@ -47,7 +47,7 @@ METHODS: Mapping[str, Callable[[Tensor, int], Tensor]] = {
     "threshold": heatmaps.threshold_grad_cam,
 }
 EXAMPLES = 6
-OF_EVAL = ("checkpoint", "weights", "model", "surgery", *(f"data.{name}" for name in composition.TRANSFORM))
+OF_EVAL = ("checkpoint", "weights", *(f"data.{name}" for name in composition.TRANSFORM))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@
     python scripts/reproduce.py table=imagenet data.root=/data/imagenet run=missing     trains it, one run after another
     python scripts/reproduce.py table=imagenet scale=mini run=missing         the small twin, on the bundled images
     python scripts/reproduce.py table=imagenet scale=mini root=docs/tables    the small twin as it was committed
-
     python scripts/reproduce.py table=gradcam clickme=/data/click-me          scores that scripts/gradcam.py has left
 
 Options: table (imagenet, resnet50, interpolations, ablations, gradcam; reach, mini alone), scale (full, mini), run

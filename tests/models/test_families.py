@@ -93,3 +93,8 @@ def test_heat_maps_are_of_the_last_features(name, channels, reduction):
     models.target_layer(model).register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
     model(torch.empty(2, 3, 128, 128, device="meta"))
     assert seen == [(2, channels, 128 // reduction, 128 // reduction)]
+
+
+def test_heat_maps_need_a_rule():
+    with torch.device("meta"), pytest.raises(ConfigError, match="model.name='poolformer_s12': no rule says of which"):
+        models.target_layer(models.create("poolformer_s12"))
