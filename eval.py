@@ -4,9 +4,11 @@
     python eval.py checkpoint=[A.pt,B.pt] data=imagenet data.root=/path/to/imagenet
     python eval.py checkpoint=convnext_dcls_tiny.paper data=imagenet data.root=/path/to/imagenet
     python eval.py checkpoint=weights.pth model.name=convnext_tiny data=imagenet data.root=/path/to/imagenet
+    python eval.py checkpoint=A.pt data=imagenet_c data.root=/path/to/imagenet-c     or _a, _r, _sketch, _v2, _real
     torchrun --nproc_per_node=8 eval.py model.name=resnet50 model.pretrained=true data=imagenet data.root=...
 
-Prints a table and writes eval.json and eval.csv to `run.dir`. Every image counts once at any number of processes.
+Prints a table and writes eval.json and eval.csv (of a robustness set eval_imagenet_c.json ...) to `run.dir`. Every
+image counts once at any number of processes.
 """
 
 import copy
@@ -17,6 +19,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import timm.data
@@ -30,6 +33,7 @@ from dcls import composition, data, ops
 from dcls.analysis import complexity
 from dcls.atomic import writable, write_text
 from dcls.config import DataConfig, EvalConfig
+from dcls.data import robustness
 from dcls.engine import checkpoints, evaluation, processes, resolved
 from dcls.engine.prepare import precision
 from dcls.errors import ConfigError, about, reported
@@ -50,12 +54,17 @@ class Subject:
 
 @dataclass(frozen=True)
 class Trial:
-    """A subject, the images it is shown, their labels as its outputs (None: one to one), and what it costs."""
+    """A subject, the images it is shown, and what it costs.
+
+    sources: by corruption and severity for ImageNet-C, else a single one. labels: of the images as the subject's
+    outputs (None: one to one). outputs: those that are compared (None: all).
+    """
 
     subject: Subject
     shown: DataConfig
-    source: data.Source
+    sources: Mapping[tuple[str, int], data.Source]
     labels: Any
+    outputs: Any
     cost: complexity.Cost
 
 
@@ -75,7 +84,7 @@ def main(arguments: Sequence[str]) -> int:
         rows = [evaluate(trial, config, world) for trial in trials]
         if world.is_main:
             show(rows)
-            write(rows, folder)
+            write(rows, folder, config.data.get("kind", ""))
     return 0
 
 
@@ -135,10 +144,18 @@ def of_timm(name: str, model: nn.Module) -> Subject:
 
 def prepared(subject: Subject, config: EvalConfig) -> Trial:
     """Everything that can be wrong is found here. Raises ConfigError."""
-    shown = composition.complete_data(config.data, subject.shown)
-    source = data.open_eval(shown.kind, shown.root, shown.val_split, None, config.data.get("val_images"))
+    chosen = config.data.get("kind")
+    # ImageNet-C is stored as it is to be shown.
+    stored = {**subject.shown, "crop_pct": 1.0} if chosen == "imagenet_c" else subject.shown
+    shown = composition.complete_data(config.data, stored)
+    whole = {("", 0): shown.val_split}
+    splits = robustness.corrupted_splits(shown.root) if chosen == "imagenet_c" else whole
+    images = config.data.get("val_images")
+    sources = {name: data.open_eval(shown.kind, shown.root, split, None, images) for name, split in splits.items()}
     cost = complexity.count(subject.model, (shown.channels, shown.eval_size, shown.eval_size))
-    return Trial(subject, shown, source, label_map(subject, source), cost)
+    labels = label_map(subject, next(iter(sources.values())), shown.kind)
+    subset = shown.kind in robustness.SUBSETS
+    return Trial(subject, shown, sources, None if subset else labels, labels if subset else None, cost)
 
 
 def evaluate(trial: Trial, config: EvalConfig, world: processes.World) -> dict[str, Any]:
@@ -157,29 +174,47 @@ def evaluate(trial: Trial, config: EvalConfig, world: processes.World) -> dict[s
         model = model.to(memory_format=torch.channels_last)
     if config.runtime.compile:
         model.compile()
-    batches = build_eval_loader(shown, trial.source, world, batch=config.batch, label_map=trial.labels)
-    (scores,) = evaluation.evaluate([model], batches, world, precision=numeric)
-    batches.close()
+    if trial.outputs is not None:
+        model = evaluation.Restricted(model, torch.from_numpy(trial.outputs).to(world.device))
+    scores = {}
+    for name, source in trial.sources.items():
+        batches = build_eval_loader(shown, source, world, batch=config.batch, label_map=trial.labels)
+        (scores[name],) = evaluation.evaluate([model], batches, world, precision=numeric)
+        batches.close()
+        if len(trial.sources) > 1 and world.is_main:
+            print(f"{name[0]}, severity {name[1]}: top-1 error {100 - scores[name].top1:.2f} %", flush=True)
+    counted = [each for (corruption, _), each in scores.items() if corruption not in robustness.EXTRA]
     return {
         "checkpoint": subject.name,
-        "top1": scores.top1,
-        "top5": scores.top5,
-        "loss": scores.loss,
+        "top1": fmean(each.top1 for each in counted),
+        "top5": fmean(each.top5 for each in counted),
+        "loss": fmean(each.loss for each in counted),
         "params": cost.params,
         "flops": cost.flops,
-        "img_per_s": scores.img_per_s,
-        "images": scores.images,
+        "img_per_s": fmean(each.img_per_s for each in counted),
+        "images": sum(each.images for each in counted),
+        **(of_corruptions(scores) if shown.kind == "imagenet_c" else {}),
         "img_size": shown.eval_size,
         "crop_pct": shown.crop_pct,
         "interpolation": shown.interpolation,
     }
 
 
-def label_map(subject: Subject, source: data.Source) -> Any:
+def of_corruptions(scores: Mapping[tuple[str, int], evaluation.Scores]) -> dict[str, Any]:
+    """The mCE, and the top-1 errors of each corruption by severity, percent."""
+    errors: dict[str, list[float]] = {}
+    for (corruption, _), each in scores.items():
+        errors.setdefault(corruption, []).append(100 - each.top1)
+    return {"mce": robustness.mean_corruption_error(errors), "errors": errors}
+
+
+def label_map(subject: Subject, source: data.Source, kind: str) -> Any:
     """Labels of the data as the subject's outputs: by name, or one to one where it knows no names."""
     if subject.class_names is not None:
         return data.class_map(source, subject.class_names)
     outputs = subject.model.num_classes
+    if kind in robustness.KINDS and outputs == len(robustness.SYNSETS):
+        return data.class_map(source, robustness.SYNSETS)
     if len(source.class_names) != outputs:
         raise ConfigError(
             f"data.root has {len(source.class_names)} classes and {subject.name} has {outputs} outputs without names: "
@@ -200,7 +235,7 @@ def folder_of(config: EvalConfig) -> Path:
     return inside.parent if inside.name == "checkpoints" else FALLBACK_FOLDER
 
 
-COLUMNS = ("checkpoint", "top1", "top5", "loss", "params", "flops", "img_per_s", "images")
+COLUMNS = ("checkpoint", "top1", "top5", "loss", "params", "flops", "img_per_s", "images", "mce", "errors")
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -212,13 +247,29 @@ def show(rows: list[dict[str, Any]]) -> None:
         cost = f"{row['params']:,}", resolved.flops_text(row["flops"]), f"{row['img_per_s']:,.0f}", f"{row['images']:,}"
         table.add_row("/".join(Path(row["checkpoint"]).parts[-3:]), *accuracy, *cost)
     Console().print(table)
+    for row in rows:
+        if "errors" in row:
+            Console().print(corruptions(row))
 
 
-def write(rows: list[dict[str, Any]], folder: Path) -> None:
-    short = [{name: row[name] for name in COLUMNS} for row in rows]
-    write_text(folder / "eval.json", json.dumps(short, indent=2) + "\n")
-    write_text(folder / "eval.csv", as_csv(rows))
-    print(f"wrote {folder / 'eval.json'} and eval.csv")
+def corruptions(row: Mapping[str, Any]) -> Table:
+    """Top-1 errors of ImageNet-C by corruption and severity, and each one's corruption error."""
+    table = Table(title=f"{row['checkpoint']}: top-1 error %, mCE {row['mce']:.2f} %", title_justify="left")
+    table.add_column("corruption")
+    for name in (*(f"severity {each}" for each in robustness.SEVERITIES), "mean", "CE %"):
+        table.add_column(name, justify="right")
+    for name, errors in row["errors"].items():
+        relative = f"{robustness.corruption_error(name, errors):.2f}" if name in robustness.ALEXNET else "-"
+        table.add_row(name, *(f"{error:.2f}" for error in errors), f"{fmean(errors):.2f}", relative)
+    return table
+
+
+def write(rows: list[dict[str, Any]], folder: Path, kind: str) -> None:
+    name = f"eval_{kind}" if kind in robustness.KINDS else "eval"
+    short = [{name: row[name] for name in COLUMNS if name in row} for row in rows]
+    write_text(folder / f"{name}.json", json.dumps(short, indent=2) + "\n")
+    write_text(folder / f"{name}.csv", as_csv(rows))
+    print(f"wrote {folder / name}.json and {name}.csv")
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:

@@ -16,6 +16,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING
 
+from dcls.data.robustness import KINDS as ROBUSTNESS_SETS
 from dcls.layers.interpolation import INTERPOLATIONS
 from dcls.ops.dispatch import NAMES as CONV_BACKENDS
 
@@ -119,7 +120,10 @@ class DataConfig:
     """The images, how large they are shown to the network, and how they are normalised."""
 
     name: str = option("name of the data in reports", changes_result=False)
-    kind: str = option("class folders of image files, or the data in this repository", choices=("folder", "bundled"))
+    kind: str = option(
+        "class folders of image files, the data in this repository, or (eval.py) a robustness set of ImageNet",
+        choices=("folder", "bundled", *ROBUSTNESS_SETS),
+    )
     root: str = option("folder that holds the splits, such as /path/to/imagenet", "", changes_result=False)
     train_split: str = option("name of the training split, a folder below the root")
     val_split: str = option("name of the validation split, a folder below the root")

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from dcls.config import Config, DataConfig, DclsSurgery, EvalConfig, LargeKernelSurgery, Option, RecipeConfig, options
+from dcls.data.robustness import KINDS as ROBUSTNESS_SETS
 from dcls.errors import ConfigError
 from dcls.layers.interpolation import INTERPOLATIONS, resolve
 
@@ -162,6 +163,8 @@ def _weights(config: Config) -> Iterator[str]:
 
 def _data_of_run(config: Config) -> Iterator[str]:
     data = config.data
+    if data.kind in ROBUSTNESS_SETS:
+        yield f"data.kind={data.kind} is for eval.py alone: nothing is trained on a robustness set; use data=imagenet"
     if config.dry_run:
         for name in ("classes", "train_images"):
             if getattr(data, name) is None:

@@ -40,7 +40,7 @@ class FolderSource:
 
     def __init__(self, root: str, split: str, *, option: str = "split") -> None:
         root = existing_root(root)
-        self.folder = os.path.join(root, split)
+        self.folder = root if split == "." else os.path.join(root, split)
         if not os.path.isdir(self.folder):
             raise DataError(f"{option}={split}: no folder {self.folder!r}; {_instead(root)}")
         start = time.perf_counter()

@@ -1,6 +1,7 @@
 """Batches for training and evaluation. What a sample is depends on its address alone, never on who computes it.
 
-Shapes: B images of a batch, C channels, H W pixels. Batches are (float32 [B, C, H, W], int64 [B]).
+Shapes: B images of a batch, C channels, H W pixels. Batches are (float32 [B, C, H, W], int64 [B], or [B, k] where a
+source has several labels an image).
 
 The main process hands the addresses of whole batches to torch's DataLoader, whose workers keep no state: any number of
 them, started at any step, gives the same bytes.
@@ -93,7 +94,8 @@ class EvalLoader:
     ) -> None:
         if batch < 1:
             raise ConfigError(f"batch={batch}: must be at least 1")
-        labels = source.labels if label_map is None else label_map[source.labels]
+        # The last one is for the -1 that fills up rows of several labels.
+        labels = source.labels if label_map is None else np.append(label_map, -1)[source.labels]
         self._plan = _EvalPlan(range(rank, len(source), world_size), batch)
         self._batches = _Workers(_Batches(source, transform, labels, seed=None), self._plan, workers, pin_memory)
 

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from dcls.data import robustness
 from dcls.data.folders import FolderSource
 from dcls.errors import ConfigError, DataError
 
@@ -41,7 +42,7 @@ class Source(Protocol):
     """What a loader asks of a split; pickled into worker processes, so it holds arrays rather than lists."""
 
     class_names: tuple[str, ...]
-    labels: np.ndarray  # int64 [n], positions in class_names
+    labels: np.ndarray  # int64 [n], positions in class_names; [n, k] where several are right, filled up with -1
 
     def __len__(self) -> int: ...
 
@@ -169,6 +170,8 @@ def _open(kind: str, root: str, split: str, option: str) -> Source:
         return FolderSource(root, split, option=option)
     if kind == "bundled":
         return BundledSource(split, root=root, option=option)
+    if kind in robustness.KINDS:
+        return robustness.open_set(kind, root, split, option)
     raise ConfigError(f"data.kind={kind}: unknown; use folder or bundled")
 
 

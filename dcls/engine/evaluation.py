@@ -97,9 +97,31 @@ def _scores(sums: list[float], passes_per_s: float) -> Scores:
 
 
 def _counts(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """[right at first, right among five (or all, of fewer classes), sum of losses, images], float64."""
+    """[right at first, right among five (or all, of fewer classes), sum of losses, images], float64.
+
+    labels: int64 [B], or [B, k] where any of several is right (filled up with -1): the loss is then that of their
+    summed probability.
+    """
     ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
-    hits = ranked == labels[:, None]
-    loss = F.cross_entropy(logits, labels, reduction="sum")
-    parts = [hits[:, 0].sum(), hits.sum(), loss, torch.tensor(len(labels), device=logits.device)]
+    if labels.dim() == 1:
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        labels = labels[:, None]
+    else:
+        right = logits.log_softmax(1).gather(1, labels.clamp(min=0)).masked_fill(labels < 0, -torch.inf)
+        loss = -right.logsumexp(1).sum()
+    hits = (ranked[:, :, None] == labels[:, None, :]).any(2)
+    parts = [hits[:, 0].sum(), hits.any(1).sum(), loss, torch.tensor(len(labels), device=logits.device)]
     return torch.stack([part.double() for part in parts])
+
+
+class Restricted(nn.Module):
+    """`model` with some of its outputs alone, in the order of `outputs` (int64 [k])."""
+
+    def __init__(self, model: nn.Module, outputs: torch.Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("outputs", outputs)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """[B, C, H, W] -> [B, k]."""
+        return self.model(images)[:, self.outputs]
