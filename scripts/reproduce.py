@@ -5,13 +5,14 @@
     python scripts/reproduce.py table=imagenet scale=mini run=missing         the small twin, on the bundled images
     python scripts/reproduce.py table=imagenet scale=mini root=docs/tables    the small twin as it was committed
     python scripts/reproduce.py table=gradcam clickme=/data/click-me          scores that scripts/gradcam.py has left
+    python scripts/reproduce.py table=robustness                              what eval.py left of ImageNet-C, -A ...
 
-Options: table (imagenet, resnet50, interpolations, ablations, gradcam; reach, mini alone), scale (full, mini), run
-(missing), seeds (0,1,2), root (folder of the runs: runs), out (folder of the tables: runs/tables), seconds (timing of
-the networks, 0: none), batch, device (cpu, cuda), jobs (runs side by side); data.root and any other option of train.py
-are handed on. Parameters, multiply-adds and speed are computed here every time; accuracies are those of finished runs.
-Started again, runs that were interrupted continue. Nothing is trained for gradcam, which takes root, out and clickme
-alone.
+Options: table (imagenet, resnet50, interpolations, ablations, gradcam, robustness; reach, mini alone), scale (full,
+mini), run (missing), seeds (0,1,2), root (folder of the runs: runs), out (folder of the tables: runs/tables), seconds
+(timing of the networks, 0: none), batch, device (cpu, cuda), jobs (runs side by side); data.root and any other option of
+train.py are handed on. Parameters, multiply-adds and speed are computed here every time; accuracies are those of
+finished runs. Started again, runs that were interrupted continue. Nothing is trained for gradcam, which takes root, out
+and clickme alone, and for robustness.
 """
 
 import csv
@@ -33,7 +34,7 @@ from benchmarks import machine  # noqa: E402
 from quickstart import call  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table as RichTable  # noqa: E402
-from tables import cost, gradcam, picture, results  # noqa: E402
+from tables import cost, gradcam, picture, results, robustness  # noqa: E402
 from tables.arms import SCALES, TABLES, Arm, Table  # noqa: E402
 
 import models  # noqa: E402
@@ -58,6 +59,7 @@ HEADER = (
 NOT_RUN = "-"
 KINDS = ("train", "inference")
 GRADCAM = "gradcam"  # a table of evaluations: there is nothing to train
+ROBUSTNESS = "robustness"
 SHOWN = 10  # commands on the console
 
 
@@ -113,6 +115,9 @@ def main(arguments: Sequence[str]) -> int:
     if asked.table == GRADCAM:
         show_gradcam(asked, root, out / GRADCAM)
         return 0
+    if asked.table == ROBUSTNESS:
+        show_robustness(root, out / ROBUSTNESS, asked)
+        return 0
     table = TABLES[asked.table]
     arms = table.arms[asked.scale]
     runs = {
@@ -149,7 +154,7 @@ def parsed(arguments: Sequence[str]) -> Asked:
             raise ConfigError(f"{argument}: must be a number") from error
     asked = Asked(**values, rest=tuple(rest))
     for name, value, known in (
-        ("table", asked.table, (*TABLES, GRADCAM)),
+        ("table", asked.table, (*TABLES, GRADCAM, ROBUSTNESS)),
         ("scale", asked.scale, SCALES),
         ("run", asked.run, ("", "missing")),
         ("device", asked.device, ("", "cpu", "cuda")),
@@ -158,6 +163,10 @@ def parsed(arguments: Sequence[str]) -> Asked:
             raise ConfigError(f"{name}={value}: choose one of {', '.join(each for each in known if each)}")
     if asked.table == GRADCAM:
         refuse_what_trains(asked)
+    elif asked.table == ROBUSTNESS:
+        if asked.scale != "full" or asked.run:
+            wrong = f"scale={asked.scale}" if asked.scale != "full" else f"run={asked.run}"
+            raise ConfigError(f"{wrong}: table={ROBUSTNESS} shows evaluations at full scale alone, and starts nothing")
     elif asked.scale not in TABLES[asked.table].arms:
         raise ConfigError(f"scale={asked.scale}: table={asked.table} has {', '.join(TABLES[asked.table].arms)} alone")
     try:
@@ -255,8 +264,24 @@ def show_gradcam(asked: Asked, root: Path, path: Path) -> None:
     display(gradcam.TITLE, lines, notes, commands, path)
 
 
+def show_robustness(root: Path, path: Path, asked: Asked) -> None:
+    lines, commands = robustness.table(list(robustness.subjects(asked.seed_numbers, root, asked.rest)))
+    notes = [*robustness.NOTES]
+    if commands:
+        notes.append(f"not run here: {len(commands)} evaluations; start them yourself:")
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    write_text(path.with_suffix(".csv"), text.getvalue())
+    display(robustness.TITLE, lines, notes, commands, path, files=".md and .csv")
+
+
 def display(
-    title: str, table: Sequence[Sequence[str]], notes: Sequence[str], commands: Sequence[str], path: Path
+    title: str,
+    table: Sequence[Sequence[str]],
+    notes: Sequence[str],
+    commands: Sequence[str],
+    path: Path,
+    files: str = ".md, .csv and .png",
 ) -> None:
     """Write it as Markdown and print it. The first line of the table is its header."""
     write_text(path.with_suffix(".md"), markdown(title, table, notes, commands))
@@ -274,7 +299,7 @@ def display(
         console.print(f"    {command}", markup=False, highlight=False, soft_wrap=True)
     if len(commands) > SHOWN:
         console.print(f"    ... all {len(commands)} stand in {path}.md", markup=False, highlight=False)
-    console.print(f"wrote {path}.md, .csv and .png", markup=False, highlight=False)
+    console.print(f"wrote {path}{files}", markup=False, highlight=False)
 
 
 def cells(row: Row, first: Row) -> list[str]:

@@ -100,12 +100,37 @@ def test_speeds_are_relative_to_the_first_row():
     assert all(row.speeds[kind].latency > 0 for row in rows for kind in ("train", "inference"))
 
 
+def test_robustness_is_read_from_what_eval_wrote(tmp_path):
+    released, trained = tmp_path / "convnext_dcls_tiny.paper", tmp_path / "convnext_small-s0"
+    for folder, kind, row in (
+        (released, "imagenet_c", {"top1": 40.0, "mce": 51.25}),
+        (released, "imagenet_a", {"top1": 22.5}),
+        (trained, "imagenet_real", {"top1": 88.125}),
+    ):
+        folder.mkdir(exist_ok=True)
+        (folder / f"eval_{kind}.json").write_text(json.dumps([row]))
+    assert run("table=robustness", f"root={tmp_path}", f"out={tmp_path}") == 0
+    text = (tmp_path / "robustness.md").read_text()
+    assert "| model | -C: mCE % | -A | -R | -Sketch | -V2 | ReaL | paper |" in text
+    assert "| ConvNeXt-T-dcls, released | 51.25 | 22.50 | - | - | - | - | - |" in text
+    assert "| ConvNeXt-S, seed 0 | - | - | - | - | - | 88.12 | - |" in text
+    assert "| ConvNeXt-B-dcls, released | - | - | - | - | - | - | - |" in text
+    # 6 trained and 3 released networks on 6 sets, less the 3 that are there
+    assert text.count("    python eval.py checkpoint=") == 51
+    assert "not run here: 51 evaluations" in text
+    checkpoint = trained / "checkpoints" / "last.pt"
+    asked = f"checkpoint={checkpoint} data=imagenet_a data.root=/path/to/imagenet-a run.dir={trained}"
+    assert f"    python eval.py {asked}\n" in text
+    assert len((tmp_path / "robustness.csv").read_text().splitlines()) == 10
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         (["table=robust"], "table=robust: choose one of imagenet"),
         (["table=imagenet", "scale=half"], "scale=half: choose one of full, mini"),
         (["table=reach"], "scale=full: table=reach has mini alone"),
+        (["table=robustness", "scale=mini"], "scale=mini: table=robustness shows"),
         (["table=imagenet", "seeds=x"], "seeds=x"),
         (["table=imagenet", "seconds=long"], "seconds=long"),
         (["table=imagenet", "data.rot=/x"], "did you mean data.root"),
