@@ -121,7 +121,7 @@ class DataConfig:
 
     name: str = option("name of the data in reports", changes_result=False)
     kind: str = option(
-        "class folders of image files, the data in this repository, or (eval.py) a robustness set of ImageNet",
+        "source of the images; imagenet_*: eval.py",
         choices=("folder", "bundled", *ROBUSTNESS_SETS),
     )
     root: str = option("folder that holds the splits, such as /path/to/imagenet", "", changes_result=False)

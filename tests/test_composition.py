@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dcls import composition, config, validation
 from dcls.composition import answer, complete_data, differing, explain, run_name
 from dcls.config import CONFIGS, GROUPS, Config, DataConfig, EvalConfig, choices_of, options
+from dcls.data.robustness import KINDS, SUBSETS
 from dcls.errors import ConfigError
 
 DRY = ("dry_run=true", "data.classes=10", "data.train_images=1000")
@@ -67,15 +68,27 @@ def test_an_experiment_is_its_row(experiment):
     assert all(line in head for line in ("# Row: ", "# Paper: ", "# Ours: ", "# Run: "))
 
 
-@pytest.mark.parametrize(("group", "choice"), [(g, c) for g in GROUPS["train"][1:] for c in choices_of(g)])
+CHOICES = [(group, choice) for group in GROUPS["train"][1:] for choice in choices_of(group)]
+
+
+@pytest.mark.parametrize(("group", "choice"), [each for each in CHOICES if each[1] not in KINDS])
 def test_every_choice_composes_into_a_checked_configuration(group, choice):
     run = typed(f"{group}={choice}", "model.init_from=weights.pt", *DRY)
     assert not [name for name in options(Config) if validation.value_of(run, name) == "???"]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_robustness_sets_are_for_evaluation_alone(kind):
+    assert f"data.kind={kind} is for eval.py alone" in refusal("+experiment=convnext_tiny", f"data={kind}", *DRY)
+    given = typed_eval("checkpoint=x.pt", f"data={kind}", "data.root=/x").data
+    shown = {"mean": [0, 0, 0], "std": [1, 1, 1], "channels": 3, "image_size": 224, "eval_size": 224}
+    data = complete_data(given, shown | {"crop_pct": 0.875, "interpolation": "bicubic"})
+    assert (data.kind, data.name, data.classes) == (kind, kind, 200 if kind in SUBSETS else 1000)
+
+
 def test_every_file_was_composed_by_the_tests_above():
-    above = len(EXPERIMENTS) + sum(len(choices_of(group)) for group in GROUPS["train"][1:]) + len(["train", "eval"])
-    assert len(list(CONFIGS.rglob("*.yaml"))) == above == 42
+    above = len(EXPERIMENTS) + len(CHOICES) + len(["train", "eval"])
+    assert len(list(CONFIGS.rglob("*.yaml"))) == above == 48
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

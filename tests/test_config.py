@@ -36,7 +36,7 @@ def values_in(file: Path) -> dict[str, Any]:
 
 
 def test_all_files_are_found_and_belong_to_a_group():
-    assert len(FILES) == 42
+    assert len(FILES) == 48
     assert {file.parent.name for file in FILES if file.parent != CONFIGS} == set(GROUPS["train"])
     assert sorted(file.name for file in CONFIGS.glob("*.yaml")) == ["eval.yaml", "train.yaml"]
 

@@ -15,7 +15,6 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ImageNetInfo
 from torch import nn
 
 import eval as evaluation
-import train
 from dcls.data import robustness
 from dcls.errors import reported
 
@@ -173,12 +172,6 @@ def test_real_goes_by_the_names_of_the_images(tmp_path, capsys):
     asked = ["model.name=test_resnet", "data=imagenet_real", f"data.root={tmp_path}", f"run.dir={tmp_path / 'out'}"]
     assert reported(lambda: evaluation.main(asked)) == 2
     assert "n01440764/x.png' (1000 of 1000 images) has no name such as ILSVRC2012_val_" in capsys.readouterr().err
-
-
-def test_nothing_is_trained_on_them(capsys):
-    asked = ["+experiment=convnext_tiny", "data=imagenet_a", "data.root=/x", "data.train_images=2000", "dry_run=true"]
-    assert reported(lambda: train.main(asked)) == 2
-    assert "data.kind=imagenet_a is for eval.py alone" in capsys.readouterr().err
 
 
 def package(name: str) -> Path:
