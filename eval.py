@@ -67,6 +67,11 @@ class Trial:
     outputs: Any
     cost: complexity.Cost
 
+    @property
+    def source(self) -> data.Source:
+        """The first of the sources, and the only one but for ImageNet-C; all have the same classes."""
+        return next(iter(self.sources.values()))
+
 
 def main(arguments: Sequence[str]) -> int:
     if (answer := composition.answer("eval", arguments)) is not None:

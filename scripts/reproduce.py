@@ -9,10 +9,10 @@
 
 Options: table (imagenet, resnet50, interpolations, ablations, gradcam, robustness; reach, mini alone), scale (full,
 mini), run (missing), seeds (0,1,2), root (folder of the runs: runs), out (folder of the tables: runs/tables), seconds
-(timing of the networks, 0: none), batch, device (cpu, cuda), jobs (runs side by side); data.root and any other option of
-train.py are handed on. Parameters, multiply-adds and speed are computed here every time; accuracies are those of
-finished runs. Started again, runs that were interrupted continue. Nothing is trained for gradcam, which takes root, out
-and clickme alone, and for robustness.
+(timing of the networks, 0: none), batch, device (cpu, cuda), jobs (runs side by side); data.root and any other option
+of train.py are handed on. Parameters, multiply-adds and speed are computed here every time; accuracies are those of
+finished runs. Started again, runs that were interrupted continue. Nothing is trained for robustness and for gradcam,
+which takes root, out and clickme alone.
 """
 
 import csv
