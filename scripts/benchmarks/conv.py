@@ -14,7 +14,7 @@ from dcls import ops
 BENCH = "conv"
 # Channels, pixels, kernel sizes and, where it is not the setting's, images: ConvNeXt-T's stages, then the quickstart's.
 SHAPES = [(96, 56, (7, 17, 31), 0), (192, 28, (7, 17), 0), (384, 14, (7, 17), 0), (768, 7, (7, 17), 0)]
-SHAPES += [(16, 14, (13,), 64), (32, 7, (13,), 64), (64, 3, (13,), 64)]
+SHAPES += [(*shape, (13,), images) for images in (64, 128) for shape in ((16, 14), (32, 7), (64, 3))]
 TINY = [(8, 6, (5,), 0)]
 MATRIX, TINY_MATRIX = 3072, 64
 
