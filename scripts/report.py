@@ -42,7 +42,7 @@ from dcls.engine.prepare import Precision, precision  # noqa: E402
 from dcls.errors import ConfigError, reported  # noqa: E402
 from dcls.surgery import Report  # noqa: E402
 from eval import Trial, of_a_run, prepared  # noqa: E402
-from train import build_eval_loader, pick, surgery_options  # noqa: E402
+from train import build_eval_loader, network_as_built, pick  # noqa: E402
 
 OPTIONS = {"run.dir": "", "against": "", "out": "", "data.root": "", "batch": "128", "device": "auto", "threads": "0"}
 TOLD = {"format", "config", "class_names", "history", "positions"}  # of a run, by its checkpoints
@@ -155,14 +155,8 @@ def open_run(name: str, option: str, folder: Path, config: EvalConfig) -> Run:
     trial = prepared(of_a_run(str(path), saved, models.weights_of(saved)), config)
     summary = folder / "summary.json"
     recorded = json.loads(summary.read_text()) if summary.is_file() else {}
-    return Run(name, saved, trial, surgery_of(saved), recorded)
-
-
-def surgery_of(saved: Mapping[str, Any]) -> Report:
-    """What surgery changed in the run's network, by doing it again."""
-    told = saved["config"]
-    shape = {"num_classes": len(saved["class_names"]), "in_chans": told["data"]["channels"], **told["model"]["args"]}
-    return models.convert(models.create(told["model"]["name"], **shape), **surgery_options(told["surgery"]))
+    _, surgery = network_as_built(saved)
+    return Run(name, saved, trial, surgery, recorded)
 
 
 # The page
