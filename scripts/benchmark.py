@@ -51,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bench = importlib.import_module(f"benchmarks.{asked.bench}")
     batch = asked.batch or BATCHES[asked.device]
     setting = Setting(asked.device, batch, asked.only, asked.tiny, DTYPES[asked.dtype], asked.compile)
+    if asked.no_reference:
+        setting = replace(setting, reference=False)
     if asked.peak:
         contests = bench.contests
         print(memory.peak(contests(setting), contests(replace(setting, tiny=True, only="")), *asked.peak))
@@ -87,6 +89,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--within", type=float, default=float("inf"), help="seconds after which no further case is begun"
     )
+    parser.add_argument("--no-reference", action="store_true", help="without the reference package, which is slow")
     parser.add_argument("--only", default="", metavar="TEXT", help="the cases whose name holds the text")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write a Markdown table, a JSON list and a picture")
     parser.add_argument("--tiny", action="store_true", help="shapes of no interest, for a test of the script itself")
@@ -98,7 +101,7 @@ def measure(bench: ModuleType, setting: Setting, asked: argparse.Namespace) -> t
     """The rows of every contest, of their groups, and of their memory; and what was left out. Raises Mismatch."""
     measured: list[Row] = []
     peaks: list[Row] = []
-    left = [] if setting.reference else ["left out: DCLS, which is not installed"]
+    left = [] if setting.reference else ["left out: the reference package DCLS"]
     end = time.monotonic() + asked.within
     groups: dict[str, list[dict[str, list[float]]]] = {}
     options = [bench.BENCH, "--device", setting.device, "--threads", str(torch.get_num_threads())]

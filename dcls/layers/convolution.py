@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -109,6 +109,11 @@ class DclsNd(nn.Module):
         self.clamp_()
         if self.SIG is not None and self.sigma_init is not None:
             nn.init.constant_(self.SIG, self.sigma_init)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """As of any module, but that parameters stay contiguous: none of them is a map that a memory format is for."""
+        super()._apply(lambda tensor: fn(tensor.flatten()).view(tensor.shape), recurse)
+        return self
 
     @property
     def interpolation(self) -> Interpolation:

@@ -12,7 +12,7 @@ def fuse(model: nn.Module) -> nn.Module:
 
     A layer that is itself the root is returned as a convolution. A layer used in several places stays one module.
     Positions can no longer be learned afterwards, and hooks on the replaced layers are gone: evaluation and export
-    work on `fuse(copy.deepcopy(model))`.
+    work on `fuse(copy.deepcopy(model))`. Kernels are contiguous until the model is given a memory format again.
     """
     fused: dict[nn.Module, nn.Module] = {}
     for parent in list(model.modules()):
@@ -38,14 +38,7 @@ def convolution(layer: DclsNd) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:
         padding_mode=layer.padding_mode,
         device="meta",
     )
-    conv.weight = nn.Parameter(kernel.contiguous(memory_format=_format(layer)), layer.weight.requires_grad)
+    conv.weight = nn.Parameter(kernel, layer.weight.requires_grad)
     if layer.bias is not None:
         conv.bias = nn.Parameter(layer.bias.detach().clone(), layer.bias.requires_grad)
     return conv.train(layer.training)
-
-
-def _format(layer: DclsNd) -> torch.memory_format:
-    """channels_last where model.to(memory_format=...) has been called: of a 2-D layer's parameters, P tells."""
-    last = torch.channels_last
-    restrided = layer.P.dim() == 4 and not layer.P.is_contiguous() and layer.P.is_contiguous(memory_format=last)
-    return last if restrided and layer.dimensions == 2 else torch.contiguous_format

@@ -5,7 +5,7 @@ depends on where a tap sits. What is emitted, in words. Letters: K taps, H W the
 cell of axis d, q = p + S // 2, s the width; the share a of a tap is just w for v0; a 1-D kernel is a single row.
 
     construction                               gradients
-    each task: L kernels                       each task: L kernels
+    each task: L kernels, or a few times L     each task: the same
       cells[y, x] = 0                            cells[y, x] = the kernel's gradient
       for tap in K                               for tap in K
         f[d, i] = phi(i - q[d])                    f[d, i] = phi(i - q[d]), and its slopes by q and s
@@ -14,7 +14,10 @@ cell of axis d, q = p + S // 2, s the width; the share a of a tap is just w for 
       the kernel = cells                           w, p, SIG: sums over i of u, f and the slopes
 
 The cells are on the stack, and for one tap after the other the factors too; only a row of W factors (or of u[1]) is in
-registers, in pieces where it is longer. How numbers of L = 4 kernels, their taps a b c, lie outside:
+registers, in pieces where it is longer. A task has several times L kernels where all of them are neighbours and the
+stack should hold their cells: short pieces of memory far apart would be fetched more than once.
+
+How numbers of L = 4 kernels, their taps a b c, lie outside:
 
     taps         a0 b0 c0  a1 b1 c1  a2 b2 c2  a3 b3 c3        a vector: a0 a1 a2 a3, gathered number by number
     kernel       cell 0 of 0 1 2 3 and their neighbours, then cell 1 of all ..: a vector lies in one piece
@@ -23,7 +26,8 @@ registers, in pieces where it is longer. How numbers of L = 4 kernels, their tap
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from math import prod
 from typing import NamedTuple
 
@@ -168,7 +172,9 @@ class Builder:
     def __init__(self, name: str, machine: Machine, row: Interpolation, shape: Shape) -> None:
         self.code = code = Writer(name, machine.lanes, NUMBERS, POINTERS)
         self.row, self.shape = row, shape
-        self.cells = code.memory(prod(shape.sizes))
+        self.vectors = shape.vectors(machine.lanes)
+        self.all_cells = code.memory(self.vectors * prod(shape.sizes))
+        self.cells = self.all_cells
         self.axes = [Axis(code, size) for size in shape.sizes]
         self.rows, self.columns = self.axes if len(self.axes) == 2 else (Axis(code, 1), *self.axes)
         self.parts = pieces(self.columns.size, machine.registers * 3 // 4)
@@ -180,7 +186,7 @@ class Builder:
         """By axis, where the first of L kernels has its tap in an array [axes, kernels, K]."""
         code, apart = self.code, self.code.lanes * self.shape.taps
         first = code.step(code.argument(name), (block, apart), (index, 1))
-        return [first, code.step(first, (code.argument("tasks"), apart))][: len(self.axes)]
+        return [first, code.step(first, (code.argument("tasks"), self.vectors * apart))][: len(self.axes)]
 
     def gather(self, name: str, block: ir.Value, index: ir.Value) -> list[ir.Value]:
         return [self.code.gather(place, self.shape.taps) for place in self.places(name, block, index)]
@@ -252,31 +258,42 @@ class Builder:
             signs = (sign(code, sigma) for sigma in tap.sigmas)
             self.scatter([code.multiply(*each) for each in zip(along, signs, strict=True)], "of_sigmas", tap)
 
-    def copy(self, block: ir.Value, into_cells: bool) -> None:
-        """Between the cells on the stack and L kernels outside."""
+    @contextmanager
+    def blocks(self, task: ir.Value) -> Iterator[ir.Value]:
+        """Each L kernels of a task, with `cells` being theirs."""
+        code = self.code
+        with code.loop(0, self.vectors) as vector:
+            self.cells = code.step(self.all_cells, (vector.index, prod(self.shape.sizes) * code.lanes))
+            yield code.plus(code.times(task, self.vectors), vector.index)
+
+    def copy(self, task: ir.Value, into_cells: bool) -> None:
+        """Between the cells on the stack and a task's kernels outside."""
         code, sizes, neighbours = self.code, prod(self.shape.sizes), self.shape.neighbours
-        out, part = code.split(block, INT(max(1, neighbours // code.lanes)))
-        outside = code.step(code.argument("kernel"), (out, sizes * (neighbours or code.lanes)), (part, code.lanes))
+        width = self.vectors * code.lanes
+        out, part = code.split(task, INT(max(1, neighbours // width)))
+        outside = code.step(code.argument("kernel"), (out, sizes * (neighbours or code.lanes)), (part, width))
         apart = 1 if neighbours else sizes
         with code.loop(0, sizes) as cell:
-            here = code.step(self.cells, (cell.index, code.lanes))
-            there = code.step(outside, (cell.index, neighbours or 1))
-            if into_cells:
-                code.store(code.gather(there, apart), here)
-            else:
-                code.scatter(code.load(here), there, apart)
+            for vector in range(self.vectors):
+                here = code.step(self.all_cells, (vector, sizes * code.lanes), (cell.index, code.lanes))
+                there = code.step(outside, (cell.index, neighbours or 1), (vector, code.lanes))
+                if into_cells:
+                    code.store(code.gather(there, apart), here)
+                else:
+                    code.scatter(code.load(here), there, apart)
 
 
 def construction(machine: Machine, row: Interpolation, shape: Shape) -> ir.Module:
     """kernel [.., S..] of weight [.., K], positions and sigmas [N, .., K]: the left column of the text above."""
     builder = Builder("construction", machine, row, shape)
     code = builder.code
-    with code.tasks("next", "tasks") as block:
-        with code.loop(0, prod(shape.sizes)) as cell:
-            code.store(code.zero, code.step(builder.cells, (cell.index, code.lanes)))
-        with code.loop(0, shape.taps) as k:
-            builder.add_to_cells(builder.read(block, k.index, slopes=False))
-        builder.copy(block, into_cells=False)
+    with code.tasks("next", "tasks") as task:
+        with builder.blocks(task) as block:
+            with code.loop(0, prod(shape.sizes)) as cell:
+                code.store(code.zero, code.step(builder.cells, (cell.index, code.lanes)))
+            with code.loop(0, shape.taps) as k:
+                builder.add_to_cells(builder.read(block, k.index, slopes=False))
+        builder.copy(task, into_cells=False)
     return code.done()
 
 
@@ -284,9 +301,9 @@ def gradients(machine: Machine, row: Interpolation, shape: Shape) -> ir.Module:
     """of_weight, of_positions and of_sigmas of the kernel's gradient, in `kernel`: the right column."""
     builder = Builder("gradients", machine, row, shape)
     code = builder.code
-    with code.tasks("next", "tasks") as block:
-        builder.copy(block, into_cells=True)
-        with code.loop(0, shape.taps) as k:
+    with code.tasks("next", "tasks") as task:
+        builder.copy(task, into_cells=True)
+        with builder.blocks(task) as block, code.loop(0, shape.taps) as k:
             tap = builder.read(block, k.index, slopes=True)
             builder.pull_tap(tap, builder.pull_cells())
     return code.done()

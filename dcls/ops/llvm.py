@@ -127,6 +127,13 @@ class Writer:
         """a * b + c, rounded once."""
         return self.at.call(self._fma, [a, b, c])
 
+    def plus(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """Of whole numbers, as is the next."""
+        return self.at.add(a, b)
+
+    def times(self, number: ir.Value, factor: int) -> ir.Value:
+        return self.at.mul(number, INT(factor))
+
     def split(self, number: ir.Value, size: ir.Value) -> tuple[ir.Value, ir.Value]:
         """Quotient and rest."""
         return self.at.udiv(number, size), self.at.urem(number, size)

@@ -87,7 +87,7 @@ def contest(case: str, network: Network, images: int, version: str, train: bool,
         # A module, whatever the stub says.
         return run(torch.compile(model)) if setting.compile else run(model)  # type: ignore[arg-type]  # see above
 
-    candidates = {OURS: timed(ours if train else ops.adopt(fuse(deepcopy(ours))))}
+    candidates = {OURS: timed(ours if train else ops.adopt(fuse(deepcopy(ours))).to(memory_format=last))}
     candidates |= {name: unchecked(timed(each)) for name, each in networks.items()}
     if setting.reference and version != OPERATOR and not network.dense:
         candidates["DCLS 0.1.1"] = unchecked(timed(reference_model(ours)))

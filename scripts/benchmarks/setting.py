@@ -1,7 +1,7 @@
 """What was asked for on the command line, as the benchmarks see it."""
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ class Setting:
     """device: cpu or cuda. batch: images. only: the cases whose name holds this text. tiny: shapes for tests alone.
 
     dtype: of images and convolutions; parameters stay in float32 and are lowered by autocast. compile: networks are
-    run through torch.compile.
+    run through torch.compile. reference: is the reference package, which takes its time, a peer?
     """
 
     device: str = "cpu"
@@ -25,6 +25,7 @@ class Setting:
     tiny: bool = False
     dtype: torch.dtype = torch.float32
     compile: bool = False
+    reference: bool = field(default_factory=has_reference)
 
     def wants(self, case: str) -> bool:
         return self.only in case
@@ -48,8 +49,3 @@ class Setting:
                 cases = trial.cases(model, *inputs)
             known = dispatch.choices()
             dispatch.set_choices(known | trial.choose(case for case in cases if str(case) not in known))
-
-    @property
-    def reference(self) -> bool:
-        """Is the reference package there to compare with?"""
-        return has_reference()

@@ -105,6 +105,18 @@ def test_parameters_of_other_types(dtype):
     assert output.dtype == layer.P.grad.dtype == dtype
 
 
+@pytest.mark.parametrize("learned_axes", [None, 1])
+def test_a_memory_format_is_not_for_parameters(learned_axes):
+    """Neither are copied at each forward, nor is a memory format of four axes refused by the five of some."""
+    model = nn.Sequential(Dcls2d(4, 6, 3, dilated_kernel_size=(3, 5), learned_axes=learned_axes), nn.Conv2d(6, 4, 3))
+    before = [each.detach().clone() for each in model.parameters()]
+    model.to(memory_format=torch.channels_last)
+    assert all(each.is_contiguous() for each in model[0].parameters())
+    assert not model[1].weight.is_contiguous()
+    torch.testing.assert_close(list(model.parameters()), before, rtol=0, atol=0)
+    assert model.double()[0].P.dtype == torch.float64
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_channels_last_in_is_channels_last_out(version):
     layer, x = depthwise(version), torch.randn(2, 8, 10, 10)

@@ -39,11 +39,3 @@ def test_fusing_replaces_every_layer_in_place():
     assert model[0].bias.requires_grad
     assert model[0].bias.data_ptr() != layer.bias.data_ptr()
     assert torch.equal(model(x), untouched(x))
-
-
-def test_the_fused_weight_has_the_models_memory_format():
-    layer = Dcls2d(4, 6, 3, dilated_kernel_size=5)
-    assert fuse(layer).weight.is_contiguous()
-    fused = fuse(layer.to(memory_format=torch.channels_last))
-    assert fused.weight.is_contiguous(memory_format=torch.channels_last)
-    assert not fused.weight.is_contiguous()

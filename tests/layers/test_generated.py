@@ -89,7 +89,8 @@ def test_kernels_and_gradients(version, shape, sizes, taps, place):
 @given(
     version=st.sampled_from(VERSIONS), machine=st.sampled_from(MACHINES), threads=st.integers(1, 2),
     sizes=st.lists(st.integers(1, 20), min_size=1, max_size=2), taps=st.integers(1, 12),
-    outs=st.integers(1, 3), ins=st.sampled_from([16, 32]), last=st.booleans(), place=st.sampled_from(sorted(PLACES)),
+    outs=st.integers(1, 3), ins=st.sampled_from([16, 32, 48, 64]), last=st.booleans(),
+    place=st.sampled_from(sorted(PLACES)),
 )  # fmt: skip
 def test_nothing_is_touched_around(version, machine, threads, sizes, taps, outs, ins, last, place):
     """Outside are NaN: reading there shows in the result."""

@@ -1,6 +1,7 @@
 """What generated code is given, and what happens where there can be none."""
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +21,17 @@ def test_what_the_code_was_not_written_for_is_refused():
     ):
         with pytest.raises(RuntimeError, match=match):
             native.address(wrong, 2, 4)
+
+
+def test_large_pages_are_asked_for():
+    kernel = native.in_large_pages(torch.empty(16 * 2**20 // 4))
+    middle, flags = kernel.data_ptr() + kernel.nbytes // 2, {}
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if not line.split()[0].endswith(":"):
+            begin, end = (int(each, 16) for each in line.split()[0].split("-"))
+        elif line.startswith("VmFlags") and begin <= middle < end:
+            flags = set(line.split()[1:])
+    assert "hg" in flags
 
 
 @pytest.mark.parametrize(
