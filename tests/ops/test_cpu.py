@@ -162,6 +162,14 @@ def test_views_and_one_dimension(view):
         assert_close(ours, right)
 
 
+def test_products_too_small_for_float32_are_zeros_in_the_code_alone():
+    tiny = torch.full((1, 16, 9, 9), 1e-20).to(memory_format=torch.channels_last)
+    kernel = torch.full((16, 1, 3, 3), 1e-20)
+    assert not cpu.forward(tiny, kernel, None, (1, 1), (1, 1)).any()
+    assert not cpu.kernel_gradient(tiny, tiny, kernel, (1, 1), (1, 1), True)[0].any()
+    assert tiny.mul(kernel[0, 0, 0, 0]).all(), "torch goes on as before"
+
+
 def test_a_long_sum_keeps_its_precision():
     """All of one sign, many images: one running sum would be several times further off."""
     x, grad = torch.rand(32, 16, 28, 28), torch.rand(32, 16, 28, 28)
