@@ -16,7 +16,8 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -25,6 +26,7 @@ from typing import Any
 import timm.data
 import torch
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 from torch import nn
 
@@ -182,12 +184,13 @@ def evaluate(trial: Trial, config: EvalConfig, world: processes.World) -> dict[s
     if trial.outputs is not None:
         model = evaluation.Restricted(model, torch.from_numpy(trial.outputs).to(world.device))
     scores = {}
-    for name, source in trial.sources.items():
-        batches = build_eval_loader(shown, source, world, batch=config.batch, label_map=trial.labels)
-        (scores[name],) = evaluation.evaluate([model], batches, world, precision=numeric)
-        batches.close()
-        if len(trial.sources) > 1 and world.is_main:
-            print(f"{name[0]}, severity {name[1]}: top-1 error {100 - scores[name].top1:.2f} %", flush=True)
+    with watching(subject.name, sum(map(len, trial.sources.values())), world) as (watched, silent):
+        for name, source in trial.sources.items():
+            batches = build_eval_loader(shown, source, world, batch=config.batch, label_map=trial.labels)
+            (scores[name],) = evaluation.evaluate([model], watched(batches), world, precision=numeric)
+            batches.close()
+            if silent and len(trial.sources) > 1 and world.is_main:
+                print(f"{name[0]}, severity {name[1]}: top-1 error {100 - scores[name].top1:.2f} %", flush=True)
     counted = [each for (corruption, _), each in scores.items() if corruption not in robustness.EXTRA]
     return {
         "checkpoint": subject.name,
@@ -203,6 +206,21 @@ def evaluate(trial: Trial, config: EvalConfig, world: processes.World) -> dict[s
         "crop_pct": shown.crop_pct,
         "interpolation": shown.interpolation,
     }
+
+
+@contextmanager
+def watching(name: str, images: int, world: processes.World) -> Iterator[tuple[Callable[[Any], Iterator[Any]], bool]]:
+    """What to put around batches, and whether nobody sees the bar that it moves: rank 0's, on a terminal."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not (world.is_main and console.is_terminal)) as bar:
+        task = bar.add_task(short(name), total=images)
+
+        def watched(batches: Any) -> Iterator[Any]:
+            for batch in batches:
+                yield batch
+                bar.advance(task, len(batch[0]) * world.size)
+
+        yield watched, bar.disable
 
 
 def of_corruptions(scores: Mapping[tuple[str, int], evaluation.Scores]) -> dict[str, Any]:
@@ -250,11 +268,15 @@ def show(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         accuracy = f"{row['top1']:.2f}", f"{row['top5']:.2f}", f"{row['loss']:.4f}"
         cost = f"{row['params']:,}", resolved.flops_text(row["flops"]), f"{row['img_per_s']:,.0f}", f"{row['images']:,}"
-        table.add_row("/".join(Path(row["checkpoint"]).parts[-3:]), *accuracy, *cost)
+        table.add_row(short(row["checkpoint"]), *accuracy, *cost)
     Console().print(table)
     for row in rows:
         if "errors" in row:
             Console().print(corruptions(row))
+
+
+def short(checkpoint: str) -> str:
+    return "/".join(Path(checkpoint).parts[-3:])
 
 
 def corruptions(row: Mapping[str, Any]) -> Table:
@@ -271,8 +293,8 @@ def corruptions(row: Mapping[str, Any]) -> Table:
 
 def write(rows: list[dict[str, Any]], folder: Path, kind: str) -> None:
     name = f"eval_{kind}" if kind in robustness.KINDS else "eval"
-    short = [{name: row[name] for name in COLUMNS if name in row} for row in rows]
-    write_text(folder / f"{name}.json", json.dumps(short, indent=2) + "\n")
+    brief = [{name: row[name] for name in COLUMNS if name in row} for row in rows]
+    write_text(folder / f"{name}.json", json.dumps(brief, indent=2) + "\n")
     write_text(folder / f"{name}.csv", as_csv(rows))
     print(f"wrote {folder / name}.json and {name}.csv")
 
