@@ -264,7 +264,7 @@ class Builder:
         code = self.code
         with code.loop(0, self.vectors) as vector:
             self.cells = code.step(self.all_cells, (vector.index, prod(self.shape.sizes) * code.lanes))
-            yield code.plus(code.times(task, self.vectors), vector.index)
+            yield code.at.add(code.at.mul(task, INT(self.vectors)), vector.index)
 
     def copy(self, task: ir.Value, into_cells: bool) -> None:
         """Between the cells on the stack and a task's kernels outside."""

@@ -63,11 +63,11 @@ class Writer:
         self.kinds = {each: (place, INT) for place, each in enumerate(numbers)}
         self.kinds |= {each: (place, POINTER) for place, each in enumerate(pointers, len(numbers))}
         self._fma = ir.Function(self.module, ir.FunctionType(self.vector, [self.vector] * 3), f"llvm.fma.v{lanes}f32")
-        self._modes = [self._mode("llvm.x86.sse.stmxcsr"), self._mode("llvm.x86.sse.ldmxcsr")]
+        modes = ir.FunctionType(ir.VoidType(), [POINTER])
+        self._get_modes, self._set_modes = (
+            ir.Function(self.module, modes, f"llvm.x86.sse.{name}mxcsr") for name in ("st", "ld")
+        )
         self._before = self._without_denormals()
-
-    def _mode(self, intrinsic: str) -> ir.Function:
-        return ir.Function(self.module, ir.FunctionType(ir.VoidType(), [POINTER]), intrinsic)
 
     def _without_denormals(self) -> ir.Value:
         """Let this thread take numbers below 1.2e-38 for 0, and return where it is written what it did before.
@@ -75,11 +75,11 @@ class Writer:
         Products of small gradients and the tails of a Gaussian are such numbers, and processors take many times as long
         over them.
         """
-        word, (store, load) = ir.IntType(32), self._modes
+        word = ir.IntType(32)
         before, now = self.at.alloca(word), self.at.alloca(word)
-        self.at.call(store, [before])
+        self.at.call(self._get_modes, [before])
         self.at.store(self.at.or_(self.at.load(before, typ=word), word(FLUSH)), now)
-        self.at.call(load, [now])
+        self.at.call(self._set_modes, [now])
         return before
 
     def argument(self, name: str) -> ir.Value:
@@ -147,13 +147,6 @@ class Writer:
         """a * b + c, rounded once."""
         return self.at.call(self._fma, [a, b, c])
 
-    def plus(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        """Of whole numbers, as is the next."""
-        return self.at.add(a, b)
-
-    def times(self, number: ir.Value, factor: int) -> ir.Value:
-        return self.at.mul(number, INT(factor))
-
     def split(self, number: ir.Value, size: ir.Value) -> tuple[ir.Value, ir.Value]:
         """Quotient and rest."""
         return self.at.udiv(number, size), self.at.urem(number, size)
@@ -214,7 +207,7 @@ class Writer:
         self.at.position_at_end(after)
 
     def done(self) -> ir.Module:
-        self.at.call(self._modes[1], [self._before])
+        self.at.call(self._set_modes, [self._before])
         self.at.ret_void()
         return self.module
 

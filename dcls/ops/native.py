@@ -93,10 +93,9 @@ def in_large_pages(tensor: Tensor) -> Tensor:
     may refuse changes nothing.
     """
     if tensor.nbytes >= LARGE:
-        begin = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
-        _madvise()(
-            begin, (tensor.data_ptr() + tensor.nbytes - begin) // mmap.PAGESIZE * mmap.PAGESIZE, mmap.MADV_HUGEPAGE
-        )
+        page, first = mmap.PAGESIZE, tensor.data_ptr()
+        begin, end = -(-first // page) * page, (first + tensor.nbytes) // page * page
+        _madvise()(begin, end - begin, mmap.MADV_HUGEPAGE)
     return tensor
 
 
