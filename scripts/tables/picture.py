@@ -5,6 +5,7 @@ ClickMe scores.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from textwrap import fill
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -21,6 +22,9 @@ FIGURE_1 = {
     "SLaK": ((82.5, 1.714), (83.8, 2.718), (84.0, 4.075)),
     "RepLKNet-31B": ((83.5, 3.384),),
 }
+
+# Letters that fit beside one another in a picture of 7.5 inches.
+TITLE_WIDTH = 90
 
 
 def accuracy_against_latency(path: Path, ours: Sequence[tuple[str, float, float]], where: str) -> None:
@@ -48,9 +52,8 @@ def accuracies(path: Path, arms: Mapping[str, Sequence[float]], title: str) -> N
     axis.axvline(fmean(next(iter(shown.values()))), color=COLOURS[1], linewidth=1, linestyle="--")
     axis.set_yticks(range(len(shown)), list(shown), fontsize=9)
     axis.invert_yaxis()
-    axis.set_xlabel("top-1 of the averaged weights, %: points are seeds, bars their mean, dashed: the first row's")
-    axis.set_title(title, loc="left", fontsize=11, color=INK)
-    _save(figure, axis, path, "")
+    axis.set_xlabel("top-1 of the averaged weights, %")
+    _save(figure, axis, path, "Points are seeds, bars their mean, dashed: the first row's", title)
 
 
 def alignments(path: Path, scores: Mapping[gradcam.Subject, gradcam.Scores], title: str) -> None:
@@ -62,10 +65,9 @@ def alignments(path: Path, scores: Mapping[gradcam.Subject, gradcam.Scores], tit
         axis.errorbar(means, [row for row, _ in found], xerr=errors, fmt="o", color=colour, label=label, markersize=5)
     axis.set_yticks(range(len(scores)), [subject.label for subject in scores], fontsize=9)
     axis.invert_yaxis()
-    axis.set_xlabel("score: mean rank correlation over the human ceiling; 1 is what people reach among themselves")
+    axis.set_xlabel("score: mean rank correlation over the human ceiling")
     axis.legend(frameon=False, fontsize=8)
-    axis.set_title(title, loc="left", fontsize=11, color=INK)
-    _save(figure, axis, path, "")
+    _save(figure, axis, path, "1 is what people reach among themselves", title)
 
 
 def _axes(size: tuple[float, float]) -> tuple[Figure, Any]:
@@ -74,11 +76,13 @@ def _axes(size: tuple[float, float]) -> tuple[Figure, Any]:
     return figure, figure.subplots()
 
 
-def _save(figure: Figure, axis: Any, path: Path, note: str) -> None:
+def _save(figure: Figure, axis: Any, path: Path, note: str, title: str = "") -> None:
+    """note and title: below and above everything, as wide as the figure."""
     axis.grid(color=GRID)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
-    if note:
-        figure.supxlabel(note, fontsize=7, color=PALE)
+    figure.supxlabel(note, fontsize=7, color=PALE)
+    if title:
+        figure.suptitle(fill(title, TITLE_WIDTH), x=0.01, ha="left", fontsize=11, color=INK)
     with replacing(path) as stream:
         figure.savefig(stream, format="png", dpi=130)
