@@ -65,8 +65,11 @@ def test_no_case_is_begun_after_the_time_given(tmp_path):
 def test_lower_precision_by_autocast(bench, capsys, monkeypatch):
     monkeypatch.setattr(benchmark.memory, "compared", lambda *arguments: [])
     only = ["--only", "training"] if bench == "model" else []
-    assert tiny(bench, "--dtype", "bf16", *only) == 0
-    assert "bf16" in capsys.readouterr().out
+    assert tiny(bench, "--dtype", "bf16", "--no-reference", *only) == 0
+    shown = capsys.readouterr().out
+    assert "bf16" in shown
+    assert "left out: the reference package" in shown
+    assert "DCLS 0.1.1 " not in shown.partition("ratio above 1")[0]
 
 
 def test_another_backend_is_ours_then(capsys, monkeypatch):
