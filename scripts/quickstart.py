@@ -1,6 +1,6 @@
 """Train a plain network and its DCLS variant on the bundled images, evaluate both, show one table and one page.
 
-python scripts/quickstart.py                                        2 to 4 minutes on two cores
+python scripts/quickstart.py                                        2 to 6 minutes on two cores
 python scripts/quickstart.py --seeds 0,1,2                          mean, spread and paired difference
 python scripts/quickstart.py --surgery none,dcls_gauss,dilated      other variants (choices of configs/surgery)
 
