@@ -106,11 +106,13 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (ROOT / folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def call(script: str, *arguments: str, label: str = "") -> None:
-    """Run a script of the repository as a user would, its lines behind `label`; leave with its code if it fails."""
+def call(script: str, *arguments: str, label: str = "", folder: Path = ROOT) -> None:
+    """Run a script of the repository as a user in `folder` would, its lines behind `label`; leave with its code if it
+    fails.
+    """
     print(f"{label}$ python {script} {' '.join(arguments)}", flush=True)
-    command = [sys.executable, "-u", script, *arguments]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    command = [sys.executable, "-u", str(ROOT / script), *arguments]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         for line in process.stdout or ():
             print(f"{label}{line}", end="", flush=True)
     if process.returncode:

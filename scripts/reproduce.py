@@ -17,9 +17,10 @@ which takes root, out and clickme alone.
 
 import csv
 import io
+import math
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -45,17 +46,18 @@ from dcls.errors import ConfigError, reported  # noqa: E402
 HEADER = (
     "model",
     "parameters",
-    "paper",
+    "paper: parameters",
     "FLOPs",
-    "paper",
+    "paper: FLOPs",
     "train speed",
     "inference speed",
     "top-1 % (EMA)",
-    "paper",
+    "paper: top-1 %",
     "released, here",
     "minus first, paired",
     "seeds",
 )
+ALWAYS = ("top-1 % (EMA)", "seeds")  # columns that stay where nothing was run
 NOT_RUN = "-"
 KINDS = ("train", "inference")
 GRADCAM = "gradcam"  # a table of evaluations: there is nothing to train
@@ -103,7 +105,7 @@ class Row:
     paper: Mapping[str, Any]
     speeds: Mapping[str, cost.Speed]
     top1: Mapping[int, float]
-    released: float | None
+    released: str | None
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -170,11 +172,14 @@ def parsed(arguments: Sequence[str]) -> Asked:
     elif asked.scale not in TABLES[asked.table].arms:
         raise ConfigError(f"scale={asked.scale}: table={asked.table} has {', '.join(TABLES[asked.table].arms)} alone")
     try:
-        valid = min(asked.seed_numbers) >= 0
+        valid = min(asked.seed_numbers) >= 0 and len(set(asked.seed_numbers)) == len(asked.seed_numbers)
     except ValueError:
         valid = False
     if not valid:
-        raise ConfigError(f"seeds={asked.seeds}: must be numbers from 0 on, such as 0,1,2")
+        raise ConfigError(f"seeds={asked.seeds}: must be different numbers from 0 on, such as 0,1,2")
+    for name, number, least in (("jobs", asked.jobs, 1), ("batch", asked.batch, 0), ("seconds", asked.seconds, 0)):
+        if not least <= number < math.inf:
+            raise ConfigError(f"{name}={number}: must be a number from {least} on")
     return asked
 
 
@@ -190,14 +195,19 @@ def refuse_what_trains(asked: Asked) -> None:
 
 
 def train_all(missing: Sequence[results.Wanted], asked: Asked) -> None:
-    """One after another, or `jobs` side by side, each with its own thread then. Leaves with a failing run's code."""
+    """One after another, or `jobs` side by side, each with its own thread then. Leaves with a failing run's code, or at
+    Ctrl-C, once those beside it are done; no further one is begun.
+    """
     threads = ("runtime.threads=1",) if asked.scale == "mini" else ()
     with ThreadPoolExecutor(asked.jobs) as pool:
-        for done in [
-            pool.submit(partial(call, label=f"{run.folder.name:24} | "), "train.py", *run.arguments, *threads)
-            for run in missing
-        ]:
-            done.result()
+        train = partial(call, "train.py", folder=Path.cwd())
+        begun = [pool.submit(train, *run.arguments, *threads, label=f"{run.folder.name:24} | ") for run in missing]
+        try:
+            for done in as_completed(begun):
+                done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def measured(arm: Arm, runs: Mapping[tuple[str, int], results.Wanted], asked: Asked) -> Row:
@@ -243,14 +253,15 @@ def show(table: Table, rows: Sequence[Row], missing: Sequence[results.Wanted], p
     mini = asked.scale == "mini"
     title = table.title + (": a small twin, on 12,000 images of Fashion-MNIST" if mini else "")
     header, *lines = without_gaps([HEADER, *(cells(row, rows[0]) for row in rows)])
-    notes = [*(() if mini else table.notes), *seed_notes(rows), *measurement_notes(asked)]
-    commands = [run.command for run in missing]
+    notes = [*(() if mini else table.notes), *seed_notes(rows), *pair_notes(rows, table), *measurement_notes(asked)]
+    where = "" if mini or any(each.startswith("data.root=") for each in asked.rest) else " data.root=/path/to/imagenet"
+    commands = [run.command + where for run in missing]
     if commands:
         notes.append(f"not run here: {len(commands)} runs; add run=missing, or start them yourself:")
     commands += [evaluation(row.arm, asked) for row in rows if row.arm.released and row.released is None]
     write_text(path.with_suffix(".csv"), as_csv(rows))
-    draw(path.with_suffix(".png"), title, rows, asked)
-    display(title, [header, *lines], notes, commands, path)
+    drawn = draw(path.with_suffix(".png"), title, rows, asked)
+    display(title, [header, *lines], notes, commands, path, drawn=drawn)
 
 
 def show_gradcam(asked: Asked, root: Path, path: Path) -> None:
@@ -265,14 +276,19 @@ def show_gradcam(asked: Asked, root: Path, path: Path) -> None:
 
 
 def show_robustness(root: Path, path: Path, asked: Asked) -> None:
-    lines, commands = robustness.table(list(robustness.subjects(asked.seed_numbers, root, asked.rest)))
-    notes = [*robustness.NOTES]
+    lines = list(robustness.lines(asked.seed_numbers, root, asked.rest))
+    commands, notes = robustness.commands(lines), [*robustness.NOTES]
     if commands:
         notes.append(f"not run here: {len(commands)} evaluations; start them yourself:")
+    table = [("model", "parameters", "FLOPs", *(each.column for each in robustness.SETS.values()), "paper")]
+    for line in lines:
+        costs = f"{line.params:,}", resolved.flops_text(line.flops)
+        table.append((line.label, *costs, *map(line.cell, robustness.SETS), NOT_RUN))
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
+    csv.writer(text, lineterminator="\n").writerows(table)
     write_text(path.with_suffix(".csv"), text.getvalue())
-    display(robustness.TITLE, lines, notes, commands, path, files=".md and .csv")
+    drawn = picture.robustness_scores(path.with_suffix(".png"), lines, robustness.TITLE)
+    display(robustness.TITLE, table, notes, commands, path, drawn=drawn)
 
 
 def display(
@@ -281,24 +297,25 @@ def display(
     notes: Sequence[str],
     commands: Sequence[str],
     path: Path,
-    files: str = ".md, .csv and .png",
+    drawn: bool = True,
 ) -> None:
-    """Write it as Markdown and print it. The first line of the table is its header."""
+    """Write it as Markdown and print it. The first line of the table is its header. drawn: is there a picture too?"""
     write_text(path.with_suffix(".md"), markdown(title, table, notes, commands))
     header, *lines = table
     console = Console()
     if not console.is_terminal:
         console.width = 190
-    drawn = RichTable(*header, title=title, title_justify="left")
-    for column in drawn.columns[1:]:
+    printed = RichTable(*header, title=title, title_justify="left")
+    for column in printed.columns[1:]:
         column.justify = "right"
     for line in lines:
-        drawn.add_row(*line)
-    console.print("", drawn, *(f"- {note}" for note in notes), sep="\n", markup=False, highlight=False)
+        printed.add_row(*line)
+    console.print("", printed, *(f"- {note}" for note in notes), sep="\n", markup=False, highlight=False)
     for command in commands[:SHOWN]:
         console.print(f"    {command}", markup=False, highlight=False, soft_wrap=True)
     if len(commands) > SHOWN:
         console.print(f"    ... all {len(commands)} stand in {path}.md", markup=False, highlight=False)
+    files = ".md, .csv and .png" if drawn else ".md and .csv"
     console.print(f"wrote {path}{files}", markup=False, highlight=False)
 
 
@@ -313,7 +330,7 @@ def cells(row: Row, first: Row) -> list[str]:
         *(_or_dash(row.speeds.get(kind), lambda value: f"{value.ratio:.2f}x") for kind in KINDS),
         results.spread(list(row.top1.values())),
         _or_dash(row.paper.get("top1"), lambda value: f"{value}{_mark(row)}"),
-        _or_dash(row.released, lambda value: f"{value:.2f}"),
+        _or_dash(row.released, str),
         _or_dash(gain, str),
         str(len(row.top1) or NOT_RUN),
     ]
@@ -327,8 +344,8 @@ def evaluation(arm: Arm, asked: Asked) -> str:
 
 
 def without_gaps(lines: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
-    """Without the columns in which no line has anything to say."""
-    columns = [column for column in zip(*lines, strict=True) if set(column[1:]) != {NOT_RUN}]
+    """Without the columns in which no line has anything to say, but for those that every table has."""
+    columns = [column for column in zip(*lines, strict=True) if column[0] in ALWAYS or set(column[1:]) != {NOT_RUN}]
     return list(zip(*columns, strict=True))
 
 
@@ -349,6 +366,16 @@ def seed_notes(rows: Sequence[Row]) -> list[str]:
     return [
         "differences are paired by seed, with their 95 % interval, not corrected for the number of rows; one of 0.3 "
         f"points would need {few} to {need} seeds here (80 % power)"
+    ]
+
+
+def pair_notes(rows: Sequence[Row], table: Table) -> list[str]:
+    """Differences that are a question of their own."""
+    by_name = {row.arm.name: row for row in rows}
+    return [
+        f"{by_name[one].arm.label}, minus {by_name[other].arm.label}: {gain}"
+        for one, other in table.pairs
+        if {one, other} <= by_name.keys() and (gain := results.difference(by_name[one].top1, by_name[other].top1))
     ]
 
 
@@ -384,17 +411,19 @@ def as_csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def draw(path: Path, title: str, rows: Sequence[Row], asked: Asked) -> None:
-    if asked.scale == "mini":
-        if rows[0].top1:
-            picture.accuracies(path, {row.arm.label: list(row.top1.values()) for row in rows}, title)
-        return
-    ours = [
-        (row.arm.label, fmean(row.top1.values()), row.speeds["inference"].latency)
-        for row in rows
-        if row.top1 and row.speeds
-    ]
-    picture.accuracy_against_latency(path, ours, machine.describe(asked.where)[0])
+def draw(path: Path, title: str, rows: Sequence[Row], asked: Asked) -> bool:
+    """Is there anything to draw? The authors' figure 1 is about the networks of the imagenet table."""
+    if asked.scale == "full" and asked.table == "imagenet":
+        ours = [
+            (row.arm.label, fmean(row.top1.values()), row.speeds["inference"].latency)
+            for row in rows
+            if row.top1 and row.speeds
+        ]
+        picture.accuracy_against_latency(path, ours, machine.describe(asked.where)[0])
+        return True
+    shown = [(f"{row.arm.label}{_mark(row)}", row) for row in rows]
+    published = {label: row.paper["top1"] for label, row in shown if row.paper.get("top1") is not None}
+    return picture.accuracies(path, {label: list(row.top1.values()) for label, row in shown}, published, title)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ ClickMe scores.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from statistics import fmean
 from textwrap import fill
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 
 from dcls.analysis.plots import COLOURS, GRID, INK, PALE
 from dcls.atomic import replacing
-from tables import gradcam
+from tables import gradcam, robustness
 
 # Read off that figure; milliseconds an image, one figure of an unnamed device. (top-1 %, ms), T, S, B in order.
 FIGURE_1 = {
@@ -42,18 +43,48 @@ def accuracy_against_latency(path: Path, ours: Sequence[tuple[str, float, float]
     _save(figure, axis, path, "Circles: read off figure 1 of arXiv 2112.03740, whose device is not named")
 
 
-def accuracies(path: Path, arms: Mapping[str, Sequence[float]], title: str) -> None:
-    """A row an arm: every seed a point, the mean a line; the first arm's mean through all of them."""
-    shown = {label: values for label, values in arms.items() if values}
+def accuracies(path: Path, arms: Mapping[str, Sequence[float]], published: Mapping[str, float], title: str) -> bool:
+    """A row an arm: every seed a point, the mean a line, the published figure a circle; the first mean through all.
+
+    False where there is nothing to show.
+    """
+    shown = {label: values for label, values in arms.items() if values or label in published}
+    if not shown:
+        return False
     figure, axis = _axes((7.5, 1.3 + 0.38 * len(shown)))
-    for row, values in enumerate(shown.values()):
+    for row, (label, values) in enumerate(shown.items()):
         axis.plot(values, [row] * len(values), "o", color=COLOURS[0], alpha=0.55, markersize=5)
-        axis.plot([fmean(values)] * 2, [row - 0.3, row + 0.3], color=INK, linewidth=2)
-    axis.axvline(fmean(next(iter(shown.values()))), color=COLOURS[1], linewidth=1, linestyle="--")
+        if values:
+            axis.plot([fmean(values)] * 2, [row - 0.3, row + 0.3], color=INK, linewidth=2)
+        if label in published:
+            axis.plot(published[label], row, "o", color=COLOURS[1], markerfacecolor="none", markersize=7)
+    notes = ["points are seeds, bars their mean"] * any(shown.values()) + ["circles: the paper"] * bool(published)
+    if first := next(iter(arms.values())):
+        axis.axvline(fmean(first), color=COLOURS[1], linewidth=1, linestyle="--")
+        notes.append("dashed: the first row's mean")
     axis.set_yticks(range(len(shown)), list(shown), fontsize=9)
     axis.invert_yaxis()
-    axis.set_xlabel("top-1 of the averaged weights, %")
-    _save(figure, axis, path, "Points are seeds, bars their mean, dashed: the first row's", title)
+    axis.set_xlabel("top-1 of the averaged weights, %" if any(shown.values()) else "top-1, %")
+    _save(figure, axis, path, "; ".join(notes), title)
+    return True
+
+
+def robustness_scores(path: Path, table: Sequence[robustness.Line], title: str) -> bool:
+    """A row a network, a point a set, the mean of its seeds. False where nothing was evaluated."""
+    if not any(rows for line in table for rows in line.found.values()):
+        return False
+    figure, axis = _axes((7.5, 1.6 + 0.3 * len(table)))
+    for colour, (kind, each) in zip(cycle(COLOURS), robustness.SETS.items(), strict=False):
+        points = [(row, fmean(scores)) for row, line in enumerate(table) if (scores := line.scores(kind))]
+        if points:
+            rows, means = zip(*points, strict=True)
+            axis.plot(means, rows, "s" if kind == "imagenet_c" else "o", color=colour, label=each.column, markersize=5)
+    axis.set_yticks(range(len(table)), [line.label for line in table], fontsize=9)
+    axis.invert_yaxis()
+    axis.set_xlabel("top-1, %; squares: mCE, %, of which less is better")
+    axis.legend(frameon=False, fontsize=8)
+    _save(figure, axis, path, "", title)
+    return True
 
 
 def alignments(path: Path, scores: Mapping[gradcam.Subject, gradcam.Scores], title: str) -> None:

@@ -12,7 +12,10 @@ import yaml
 
 from dcls import composition
 from dcls.config import Config
+from dcls.errors import ConfigError
 from tables.arms import Arm
+
+VALIDATION_IMAGES = 50_000
 
 # Two-sided 95 % quantiles of Student's t, by degrees of freedom from 1 on.
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120)
@@ -60,19 +63,41 @@ def finished(run: Wanted) -> dict[str, Any] | None:
     own["runtime"] |= {name: theirs["runtime"].get(name) for name in ("device", "amp")}
     own["debug"] = False
     if others := composition.differing(theirs, own):
-        raise composition.ConfigError(
+        raise ConfigError(
             f"root: {run.folder} holds another run than the table asks for ({', '.join(others)} differ); "
             "move it, or choose another root"
         )
     return json.loads(summary.read_text())
 
 
-def released(arm: Arm, root: Path) -> float | None:
-    """Top-1 of the released weights, evaluated here into <root>/<shortcut>."""
-    path = root / arm.released / "eval.json"
-    if not arm.released or not path.is_file():
+def evaluated(path: Path, checkpoint: str) -> Mapping[str, Any] | None:
+    """The row that eval.py has written to path about a checkpoint; None where there is no file.
+
+    Raises ConfigError where the file is torn, or about another checkpoint (by its file, and the run's folder, if any).
+    """
+    if not path.is_file():
         return None
-    return json.loads(path.read_text())[0]["top1"]
+    try:
+        rows = {Path(row["checkpoint"]).parts[-3:]: row for row in json.loads(path.read_text())}
+    except (ValueError, LookupError, TypeError) as error:
+        raise ConfigError(f"root: {path} is not what eval.py writes: evaluate again") from error
+    row = rows.get(Path(checkpoint).parts[-3:])
+    if row is None:
+        found = ", ".join("/".join(each) for each in rows) or "nothing"
+        raise ConfigError(f"root: {path} is about {found}, expected {checkpoint}: move it, or evaluate again")
+    return row
+
+
+def of_images(value: float, row: Mapping[str, Any], images: int) -> str:
+    """The value, and of how many images it is where they are not all that there are."""
+    found = row.get("images")
+    return f"{value:.2f}" + ("" if found == images else f" ({found:,} images)" if found else " (images unknown)")
+
+
+def released(arm: Arm, root: Path) -> str | None:
+    """Top-1 of the released weights, evaluated here into <root>/<shortcut>."""
+    row = evaluated(root / arm.released / "eval.json", arm.released) if arm.released else None
+    return None if row is None else of_images(row["top1"], row, VALIDATION_IMAGES)
 
 
 def spread(values: Sequence[float]) -> str:

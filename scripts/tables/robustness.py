@@ -1,63 +1,91 @@
 """The robustness table: what eval.py has left in run folders of ImageNet-C, -A, -R, -Sketch, -V2 and ReaL."""
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
 
-from tables import results
-from tables.arms import IMAGENET
+from tables import cost, results
+from tables.arms import EMA_NOTE, IMAGENET, PADDED_NOTE
 
-COLUMNS = {
-    "imagenet_c": "-C: mCE %",
-    "imagenet_a": "-A",
-    "imagenet_r": "-R",
-    "imagenet_sketch": "-Sketch",
-    "imagenet_v2": "-V2",
-    "imagenet_real": "ReaL",
+
+class Set(NamedTuple):
+    """A robustness set: its column, and the images of all of it (ImageNet-C: its 15 corruptions at 5 severities)."""
+
+    column: str
+    images: int
+
+
+SETS = {
+    "imagenet_c": Set("-C: mCE %", 75 * results.VALIDATION_IMAGES),
+    "imagenet_a": Set("-A", 7_500),
+    "imagenet_r": Set("-R", 30_000),
+    "imagenet_sketch": Set("-Sketch", 50_889),
+    "imagenet_v2": Set("-V2", 10_000),
+    "imagenet_real": Set("ReaL", 46_837),
 }
 TITLE = "ImageNet's robustness sets: ConvNeXt and its DCLS variant"
 NOTES = (
-    "mCE: errors over AlexNet's, lower is better; all others: top-1 %",
+    "mCE: errors over AlexNet's, lower is better; all others: top-1 %; trained networks by their seeds",
     "paper: arXiv 2112.03740's figures on these sets are not known here, so its column has dashes",
+    EMA_NOTE,
+    PADDED_NOTE,
+    "throughput of these networks: table=imagenet",
 )
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A line of the table: a checkpoint, a run's last one or a released one, and where its evaluations are."""
+    """A checkpoint, a run's last one or a released one, and where its evaluations are."""
 
-    label: str
     checkpoint: str
     folder: Path
 
-    def score(self, kind: str) -> float | None:
-        path = self.folder / f"eval_{kind}.json"
-        if not path.is_file():
-            return None
-        row = json.loads(path.read_text())[0]
-        return row["mce" if kind == "imagenet_c" else "top1"]
+    def row(self, kind: str) -> Mapping[str, Any] | None:
+        return results.evaluated(self.folder / f"eval_{kind}.json", self.checkpoint)
 
     def command(self, kind: str) -> str:
         root = f"data.root=/path/to/{'imagenet' if kind == 'imagenet_real' else kind.replace('_', '-')}"
         return f"python eval.py checkpoint={self.checkpoint} data={kind} {root} run.dir={self.folder}"
 
 
-def subjects(seeds: Sequence[int], root: Path, options: Sequence[str]) -> Iterator[Subject]:
+@dataclass(frozen=True)
+class Line:
+    """A line of the table. subjects: one a seed, or the released one. found: by set, eval.py's rows of them."""
+
+    label: str
+    params: int
+    flops: int
+    subjects: tuple[Subject, ...]
+    found: Mapping[str, Sequence[Mapping[str, Any]]]
+
+    def scores(self, kind: str) -> list[float]:
+        return [row["mce" if kind == "imagenet_c" else "top1"] for row in self.found[kind]]
+
+    def cell(self, kind: str) -> str:
+        rows, scores = self.found[kind], self.scores(kind)
+        if not rows:
+            return "-"
+        # Of a part of the set, if any is.
+        part = next((row for row in rows if row.get("images") != SETS[kind].images), None)
+        return results.spread(scores) if part is None else results.of_images(fmean(scores), part, SETS[kind].images)
+
+
+def lines(seeds: Sequence[int], root: Path, options: Sequence[str]) -> Iterator[Line]:
     for arm in IMAGENET.arms["full"]:
-        for seed in seeds:
-            folder = results.wanted(arm, seed, "full", root, options).folder
-            yield Subject(f"{arm.label}, seed {seed}", str(folder / "checkpoints" / "last.pt"), folder)
-        if arm.released:
-            yield Subject(f"{arm.label}, released", arm.released, root / arm.released)
+        runs = [results.wanted(arm, seed, "full", root, options) for seed in seeds]
+        costs = cost.count(cost.network(runs[0].config), runs[0].config)
+        trained = tuple(Subject(str(run.folder / "checkpoints" / "last.pt"), run.folder) for run in runs)
+        released = (Subject(arm.released, root / arm.released),) if arm.released else ()
+        for label, subjects in ((arm.label, trained), (f"{arm.label}, released", released)):
+            if subjects:
+                found = {kind: [row for each in subjects if (row := each.row(kind))] for kind in SETS}
+                yield Line(label, costs.params, costs.flops, subjects, found)
 
 
-def table(rows: Sequence[Subject]) -> tuple[list[tuple[str, ...]], list[str]]:
-    """Lines, the first one the header, and the commands that would fill the dashes."""
-    lines = [("model", *COLUMNS.values(), "paper")]
-    commands = []
-    for row in rows:
-        scores = {kind: row.score(kind) for kind in COLUMNS}
-        lines.append((row.label, *("-" if each is None else f"{each:.2f}" for each in scores.values()), "-"))
-        commands += [row.command(kind) for kind, score in scores.items() if score is None]
-    return lines, commands
+def commands(table: Sequence[Line]) -> list[str]:
+    """What fills the dashes."""
+    return [
+        subject.command(kind) for line in table for kind in SETS for subject in line.subjects if not subject.row(kind)
+    ]

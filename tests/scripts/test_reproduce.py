@@ -3,6 +3,7 @@ import json
 import math
 import statistics
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import timm
@@ -16,6 +17,12 @@ from scripts.reproduce import TABLES, results
 
 def run(*arguments):
     return reported(lambda: reproduce.main(arguments))
+
+
+def evaluated(path, checkpoint, **row):
+    """What eval.py would leave."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps([{"checkpoint": checkpoint, **row}]))
 
 
 def finish(root, table, arm_name, seed, top1, **changes):
@@ -56,12 +63,17 @@ def test_a_table_has_costs_accuracies_and_paired_differences(tmp_path, capsys):
 
 def test_published_figures_stand_beside_ours_and_released_weights_too(tmp_path):
     (tmp_path / "convnext_dcls_tiny.paper").mkdir()
-    (tmp_path / "convnext_dcls_tiny.paper" / "eval.json").write_text('[{"top1": 82.41}]')
+    evaluated(
+        tmp_path / "convnext_dcls_tiny.paper" / "eval.json", "convnext_dcls_tiny.paper", top1=82.41, images=50_000
+    )
     options = ["table=interpolations", "seconds=0", f"root={tmp_path}", f"out={tmp_path}"]
     assert run(*options) == 0
     text = (tmp_path / "interpolations.md").read_text()
-    assert "| v0, 17x17 | 28,587,688 | 28 M | 4.985 G | 5 G | 82.5 | 82.41 |" in text
-    assert "| max, 17x17, SIG from 0.5 | 28,586,536 | - | 4.985 G | - | - | - |" in text
+    assert "| v0, 17x17 | 28,587,688 | 28 M | 4.985 G | 5 G | - | 82.5 | 82.41 | - |" in text
+    assert "| max, 17x17, SIG from 0.5 | 28,586,536 | - | 4.985 G | - | - | - | - | - |" in text
+    assert "| model | parameters | paper: parameters | FLOPs | paper: FLOPs | top-1 % (EMA) | paper: top-1 % |" in text
+    assert text.count(" data.root=/path/to/imagenet\n") == 5, "each command can be pasted"
+    assert (tmp_path / "interpolations.png").stat().st_size > 10_000
     assert "ema.shared=per_block" in text
     gauss = "convnext_dcls_gauss_tiny.paper"
     folder = f"run.dir={tmp_path / gauss}"
@@ -73,7 +85,8 @@ def test_published_figures_stand_beside_ours_and_released_weights_too(tmp_path):
 def test_missing_runs_are_started_one_after_another(tmp_path, monkeypatch):
     called = []
 
-    def call(script, *arguments, label):
+    def call(script, *arguments, label, folder):
+        assert folder == Path.cwd()
         called.append((script, *arguments))
         arm, seed = arguments[-2].rpartition("/")[2].rsplit("-s", 1)
         finish(tmp_path, "resnet50", arm, int(seed), 80.0)
@@ -101,27 +114,70 @@ def test_speeds_are_relative_to_the_first_row():
 
 
 def test_robustness_is_read_from_what_eval_wrote(tmp_path):
-    released, trained = tmp_path / "convnext_dcls_tiny.paper", tmp_path / "convnext_small-s0"
+    released = tmp_path / "convnext_dcls_tiny.paper"
+    trained, second = (tmp_path / f"convnext_small-s{seed}" for seed in (0, 1))
     for folder, kind, row in (
-        (released, "imagenet_c", {"top1": 40.0, "mce": 51.25}),
-        (released, "imagenet_a", {"top1": 22.5}),
-        (trained, "imagenet_real", {"top1": 88.125}),
+        (released, "imagenet_c", {"top1": 40.0, "mce": 51.25, "images": 3_750_000}),
+        (released, "imagenet_a", {"top1": 22.5, "images": 200}),
+        (trained, "imagenet_real", {"top1": 88.125, "images": 46_837}),
+        (second, "imagenet_real", {"top1": 88.5, "images": 46_837}),
     ):
-        folder.mkdir(exist_ok=True)
-        (folder / f"eval_{kind}.json").write_text(json.dumps([row]))
-    assert run("table=robustness", f"root={tmp_path}", f"out={tmp_path}") == 0
+        checkpoint = folder.name if folder is released else str(folder / "checkpoints" / "last.pt")
+        evaluated(folder / f"eval_{kind}.json", checkpoint, **row)
+    assert run("table=robustness", "seeds=0,1", f"root={tmp_path}", f"out={tmp_path}") == 0
     text = (tmp_path / "robustness.md").read_text()
-    assert "| model | -C: mCE % | -A | -R | -Sketch | -V2 | ReaL | paper |" in text
-    assert "| ConvNeXt-T-dcls, released | 51.25 | 22.50 | - | - | - | - | - |" in text
-    assert "| ConvNeXt-S, seed 0 | - | - | - | - | - | 88.12 | - |" in text
-    assert "| ConvNeXt-B-dcls, released | - | - | - | - | - | - | - |" in text
-    # 6 trained and 3 released networks on 6 sets, less the 3 that are there
-    assert text.count("    python eval.py checkpoint=") == 51
-    assert "not run here: 51 evaluations" in text
+    assert "| model | parameters | FLOPs | -C: mCE % | -A | -R | -Sketch | -V2 | ReaL | paper |" in text
+    costs = "28,587,688 | 4.985 G"
+    assert f"| ConvNeXt-T-dcls, released | {costs} | 51.25 | 22.50 (200 images) | - | - | - | - | - |" in text
+    assert "| 8.705 G | - | - | - | - | - | 88.31 ± 0.27 | - |" in text
+    assert "ema.shared=per_block" in text
+    # 7 trained networks, twice, and 3 released ones on 6 sets, less the 4 that are there
+    assert text.count("    python eval.py checkpoint=") == 98
+    assert "not run here: 98 evaluations" in text
     checkpoint = trained / "checkpoints" / "last.pt"
     asked = f"checkpoint={checkpoint} data=imagenet_a data.root=/path/to/imagenet-a run.dir={trained}"
     assert f"    python eval.py {asked}\n" in text
-    assert len((tmp_path / "robustness.csv").read_text().splitlines()) == 10
+    assert len((tmp_path / "robustness.csv").read_text().splitlines()) == 11
+    assert (tmp_path / "robustness.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[{"checkpoint": "other.pt", "top1": 12.34, "images": 8}]', "is about other.pt, expected convnext_dcls_tiny"),
+        ('[{"checkpoint": "convnext_dcls_ti', "is not what eval.py writes"),
+        ("[]", "is about nothing"),
+    ],
+)
+def test_another_evaluation_in_the_place_of_one_is_refused(text, expected, tmp_path, capsys):
+    (tmp_path / "convnext_dcls_tiny.paper").mkdir()
+    (tmp_path / "convnext_dcls_tiny.paper" / "eval.json").write_text(text)
+    assert run("table=interpolations", "seconds=0", f"root={tmp_path}", f"out={tmp_path}") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert expected in error
+
+
+def test_a_table_without_runs_keeps_its_columns_and_says_what_it_wrote(tmp_path, capsys):
+    assert run("table=reach", "scale=mini", "seconds=0", f"root={tmp_path}", f"out={tmp_path}") == 0
+    assert "| ConvNeXt, dense 7x7: 49 weights | 59,210 | 1.7 M | - | - |" in (tmp_path / "reach-mini.md").read_text()
+    assert "reach-mini.md and .csv\n" in capsys.readouterr().out
+    assert not (tmp_path / "reach-mini.png").exists()
+
+
+def test_no_run_is_begun_after_one_that_failed(tmp_path, monkeypatch):
+    begun = []
+
+    def call(script, *arguments, label, folder):
+        begun.append(arguments)
+        raise SystemExit(7)
+
+    monkeypatch.setattr(reproduce, "call", call)
+    with pytest.raises(SystemExit, match="7"):
+        reproduce.main(
+            ["table=resnet50", "scale=mini", "run=missing", "seconds=0", f"root={tmp_path}", f"out={tmp_path}"]
+        )
+    assert len(begun) < 3
 
 
 @pytest.mark.parametrize(
@@ -132,6 +188,10 @@ def test_robustness_is_read_from_what_eval_wrote(tmp_path):
         (["table=reach"], "scale=full: table=reach has mini alone"),
         (["table=robustness", "scale=mini"], "scale=mini: table=robustness shows"),
         (["table=imagenet", "seeds=x"], "seeds=x"),
+        (["table=imagenet", "seeds=0,0"], "seeds=0,0: must be different numbers"),
+        (["table=imagenet", "jobs=0"], "jobs=0: must be a number from 1 on"),
+        (["table=imagenet", "batch=-2"], "batch=-2"),
+        (["table=imagenet", "seconds=nan"], "seconds=nan"),
         (["table=imagenet", "seconds=long"], "seconds=long"),
         (["table=imagenet", "data.rot=/x"], "did you mean data.root"),
         (["imagenet"], "table=imagenet"),
