@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -16,14 +17,14 @@ def commands(monkeypatch, tmp_path):
     started = subprocess.Popen
 
     def answer(command, **options):
-        command = command[1:]  # -u
-        called.append(command[1:])
-        if command[1] == "scripts/report.py":
+        script, *arguments = Path(command[2]).relative_to(tmp_path).as_posix(), *command[3:]  # after python -u
+        called.append([script, *arguments])
+        if script == "scripts/report.py":
             return started([sys.executable, "-c", "print('wrote the page')"], **options)
-        given = dict(argument.lstrip("+").split("=", 1) for argument in command[2:])
+        given = dict(argument.lstrip("+").split("=", 1) for argument in arguments)
         folder = tmp_path / given["run.dir"]
         folder.mkdir(parents=True, exist_ok=True)
-        if command[1] == "train.py":
+        if script == "train.py":
             arm, seed = folder.name.rsplit("-s", 1)
             rows = [
                 {"epoch": epoch, "train_loss": 1.0, "top1": TOP1[arm, int(seed)], "seconds": 5.0} for epoch in (1, 2)
