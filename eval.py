@@ -17,7 +17,6 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -184,12 +183,15 @@ def evaluate(trial: Trial, config: EvalConfig, world: processes.World) -> dict[s
     if trial.outputs is not None:
         model = evaluation.Restricted(model, torch.from_numpy(trial.outputs).to(world.device))
     scores = {}
-    with watching(subject.name, sum(map(len, trial.sources.values())), world) as (watched, silent):
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not (world.is_main and console.is_terminal)) as bar:
+        task = bar.add_task(short(subject.name), total=sum(map(len, trial.sources.values())))
         for name, source in trial.sources.items():
-            batches = build_eval_loader(shown, source, world, batch=config.batch, label_map=trial.labels)
-            (scores[name],) = evaluation.evaluate([model], watched(batches), world, precision=numeric)
-            batches.close()
-            if silent and len(trial.sources) > 1 and world.is_main:
+            loader = build_eval_loader(shown, source, world, batch=config.batch, label_map=trial.labels)
+            batches = advancing(loader, lambda count: bar.advance(task, count * world.size))
+            (scores[name],) = evaluation.evaluate([model], batches, world, precision=numeric)
+            loader.close()
+            if bar.disable and len(trial.sources) > 1 and world.is_main:
                 print(f"{name[0]}, severity {name[1]}: top-1 error {100 - scores[name].top1:.2f} %", flush=True)
     counted = [each for (corruption, _), each in scores.items() if corruption not in robustness.EXTRA]
     return {
@@ -208,19 +210,11 @@ def evaluate(trial: Trial, config: EvalConfig, world: processes.World) -> dict[s
     }
 
 
-@contextmanager
-def watching(name: str, images: int, world: processes.World) -> Iterator[tuple[Callable[[Any], Iterator[Any]], bool]]:
-    """What to put around batches, and whether nobody sees the bar that it moves: rank 0's, on a terminal."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not (world.is_main and console.is_terminal)) as bar:
-        task = bar.add_task(short(name), total=images)
-
-        def watched(batches: Any) -> Iterator[Any]:
-            for batch in batches:
-                yield batch
-                bar.advance(task, len(batch[0]) * world.size)
-
-        yield watched, bar.disable
+def advancing(batches: Any, advance: Callable[[int], None]) -> Iterator[Any]:
+    """The batches; each one's images are told to `advance` once it is done with."""
+    for batch in batches:
+        yield batch
+        advance(len(batch[0]))
 
 
 def of_corruptions(scores: Mapping[tuple[str, int], evaluation.Scores]) -> dict[str, Any]:

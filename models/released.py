@@ -93,8 +93,7 @@ def _restored(
             break
     if not ours:
         fitting = _placed(model, fitting, from_reference)
-    if dilated_kernel_size == AUTO:
-        check_reach(model, fitting)
+    check_reach(model, fitting)
     model.load_state_dict(fitting)
     return model
 

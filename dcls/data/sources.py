@@ -127,6 +127,7 @@ def open_splits(
     val = _open(kind, root, val_split, "data.val_split")
     _same_classes(train, train_split, val, val_split)
     _check_counts(
+        root or str(BUNDLED),
         ("data.classes", classes, len(train.class_names), f"classes in {train_split!r}"),
         ("data.train_images", train_images, len(train), f"images in {train_split!r}"),
         ("data.val_images", val_images, len(val), f"images in {val_split!r}"),
@@ -144,6 +145,7 @@ def open_eval(
     """The validation split alone, for evaluation; counts and errors as in `open_splits`."""
     val = _open(kind, root, val_split, "data.val_split")
     _check_counts(
+        root or str(BUNDLED),
         ("data.classes", classes, len(val.class_names), f"classes in {val_split!r}"),
         ("data.val_images", val_images, len(val), f"images in {val_split!r}"),
     )
@@ -190,11 +192,11 @@ def _same_classes(train: Source, train_split: str, val: Source, val_split: str) 
             )
 
 
-def _check_counts(*counts: tuple[str, int | None, int, str]) -> None:
+def _check_counts(folder: str, *counts: tuple[str, int | None, int, str]) -> None:
     """Each (option, number wanted or None, number found, of what). All that differ are named at once."""
     wrong = [each for each in counts if each[1] is not None and each[1] != each[2]]
     if wrong:
         wanted = ", ".join(f"{option}={number}" for option, number, _, _ in wrong)
         found = ", ".join(f"{number} {what}" for _, _, number, what in wrong)
         remedy = " ".join(f"{option}={number}" for option, _, number, _ in wrong)
-        raise DataError(f"{wanted}: found {found}; complete the data, or set {remedy}")
+        raise DataError(f"{wanted}: found {found} of {folder!r}; complete the data, or set {remedy}")

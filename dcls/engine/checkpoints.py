@@ -121,6 +121,14 @@ def load(path: Path | str, option: str = "checkpoint") -> dict[str, Any]:
     foreign.
     """
     path = Path(path)
+    if path.is_dir():
+        inside = [file for name in ("best.pt", "last.pt") for file in (path / "checkpoints" / name, path / name)]
+        found = next(
+            (str(file) for file in inside if file.is_file()), "no best.pt or last.pt, and none in checkpoints/"
+        )
+        raise CheckpointError(
+            f"{option}={path} is a folder; expected a file such as <run.dir>/checkpoints/best.pt, found {found}"
+        )
     if not path.is_file():
         raise CheckpointError(f"{option}={path}: there is no such file")
     if not intact(path):
@@ -132,11 +140,20 @@ def load(path: Path | str, option: str = "checkpoint") -> dict[str, Any]:
         with torch.serialization.safe_globals(HARMLESS):
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{option}={path} is not a checkpoint that torch can open safely: {reason}") from error
+        raise CheckpointError(
+            f"{option}={path} is not a checkpoint that torch can open safely: {_reason(error)}"
+        ) from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{option}={path} holds a {type(state).__name__}; expected a dictionary of tensors")
     return state
+
+
+def _reason(error: Exception) -> str:
+    """The one sentence of torch's advice that says what is wrong with the file."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    mark = "WeightsUnpickler error: "
+    said = [line.partition(mark)[2].partition(" Please")[0] for line in lines if mark in line]
+    return (said or lines)[0]
 
 
 class _Digesting:

@@ -83,11 +83,18 @@ def test_the_command_line_that_other_trainers_leave_is_no_obstacle(tmp_path):
 def test_absent_foreign_and_unsafe_files_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"model.init_from=.*nowhere.pt: there is no such file"):
         load(tmp_path / "nowhere.pt", "model.init_from")
+    with pytest.raises(CheckpointError, match=r"checkpoint=.* is a folder; expected .*, found no best.pt"):
+        load(tmp_path)
+    Checkpoints(tmp_path / "checkpoints").save(state(1), 1)
+    with pytest.raises(CheckpointError, match=r"is a folder; .*, found .*/checkpoints/last.pt"):
+        load(tmp_path)
     (tmp_path / "text.pt").write_text("not a checkpoint")
     with pytest.raises(CheckpointError, match=r"checkpoint=.*text.pt is not a checkpoint"):
         load(tmp_path / "text.pt")
     torch.save({"model": subprocess.Popen}, tmp_path / "code.pt")
-    with pytest.raises(CheckpointError, match=r"checkpoint=.*code.pt is not a checkpoint"):
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint=.*code.pt is not a checkpoint.*: Unsupported global: GLOBAL .*Popen"
+    ):
         load(tmp_path / "code.pt")
     torch.save({"args": argparse.Namespace(run=subprocess.Popen)}, tmp_path / "hidden.pt")
     with pytest.raises(CheckpointError, match=r"checkpoint=.*hidden.pt is not a checkpoint"):

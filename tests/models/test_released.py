@@ -244,6 +244,7 @@ def test_blocks_with_positions_of_their_own_keep_them(small):
         ({}, {"version": "gauss"}, "surgery.version=gauss contradicts the file, which has no SIG beside each P"),
         ({}, {"dilated_kernel_size": 5}, "kernel_count=34 gives 34 taps, but dilated_kernel_size=5x5 has 25 cells"),
         ({"stages.0.0.dwconv.P": 11.0}, {}, r"conv_dw.P reaches 11.0 cells .* v0 kernel of 17 x 17: give the size"),
+        ({}, {"dilated_kernel_size": 9}, r"conv_dw.P reaches [78]\.\d cells .* v0 kernel of 9 x 9: give the size"),
         ({"stages.0.0.gamma": None}, {}, "look like convnext_tiny's .* 1 missing, as stages.0.blocks.0.gamma"),
         ({"stages.0.0.extra": 1.0}, {}, "1 unexpected, as stages.0.blocks.0.extra"),
         ({"stages.0.0.dwconv.P": None}, {}, "missing, as stages.0.blocks.0.conv_dw.P"),

@@ -23,6 +23,9 @@ def test_what_the_code_was_not_written_for_is_refused():
             native.address(wrong, 2, 4)
 
 
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").is_dir(), reason="this kernel has no transparent huge pages"
+)
 def test_large_pages_are_asked_for():
     kernel = native.in_large_pages(torch.empty(16 * 2**20 // 4))
     middle, flags = kernel.data_ptr() + kernel.nbytes // 2, {}
