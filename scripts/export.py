@@ -37,7 +37,7 @@ from torch import Tensor, nn  # noqa: E402
 import models  # noqa: E402
 from dcls import layers  # noqa: E402
 from dcls.atomic import replacing, writable  # noqa: E402
-from dcls.config import EvalConfig, EvalModelConfig  # noqa: E402
+from dcls.config import VERSIONS, EvalConfig, EvalModelConfig, EvalSurgeryConfig  # noqa: E402
 from dcls.data import settled_crop  # noqa: E402
 from dcls.errors import ConfigError, reported  # noqa: E402
 from eval import Subject, load  # noqa: E402
@@ -69,7 +69,9 @@ class Export:
 def main(arguments: Sequence[str] | None = None) -> int:
     asked = parsed(arguments)
     formats = chosen(asked.formats, asked.push)
-    subject = load(asked.checkpoint, EvalConfig(weights=asked.weights, model=EvalModelConfig(name=asked.model)))
+    layers_asked = EvalSurgeryConfig(version=asked.version, dilated_kernel_size=asked.size)
+    named = EvalModelConfig(name=asked.model)
+    subject = load(asked.checkpoint, EvalConfig(weights=asked.weights, model=named, surgery=layers_asked))
     folder = empty_of_others(writable(asked.out, "--out"), formats)
     export = fused(subject)
     try:
@@ -103,9 +105,20 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--weights", default="auto", choices=("auto", "ema", "model"), help="auto: the average if any")
     parser.add_argument("--model.name", dest="model", default="", help="timm's or our name of the network of weights")
     parser.add_argument(
+        "--surgery.version", dest="version", default="auto", choices=("auto", *VERSIONS), help="of a published file"
+    )
+    parser.add_argument(
+        "--surgery.dilated_kernel_size", dest="size", type=size, default="auto", help="of the same, as 17 or 17,13"
+    )
+    parser.add_argument(
         "--push", default="", metavar="USER/NAME", help="also to this repository of the Hugging Face hub"
     )
     return parser.parse_args(arguments)
+
+
+def size(text: str) -> str | int | list[int]:
+    numbers = [] if text == "auto" else [int(each) for each in text.split(",")]
+    return numbers[0] if len(numbers) == 1 else numbers or text
 
 
 def chosen(names: str, push: str) -> list[str]:

@@ -5,14 +5,15 @@
     python scripts/reproduce.py table=imagenet scale=mini run=missing         the small twin, on the bundled images
     python scripts/reproduce.py table=imagenet scale=mini root=docs/tables    the small twin as it was committed
     python scripts/reproduce.py table=gradcam clickme=/data/click-me          scores that scripts/gradcam.py has left
-    python scripts/reproduce.py table=robustness                              what eval.py left of ImageNet-C, -A ...
+    python scripts/reproduce.py table=robustness data.root=/data              what eval.py left of ImageNet-C, -A ...
 
 Options: table (imagenet, resnet50, interpolations, ablations, gradcam, robustness; reach, mini alone), scale (full,
 mini), run (missing), seeds (0,1,2), root (folder of the runs: runs), out (folder of the tables: runs/tables), seconds
 (timing of the networks, 0: none), batch, device (cpu, cuda), jobs (runs side by side); data.root and any other option
 of train.py are handed on. Parameters, multiply-adds and speed are computed here every time; accuracies are those of
-finished runs. Started again, runs that were interrupted continue. Nothing is trained for robustness and for gradcam,
-which takes root, out and clickme alone.
+finished runs. Started again, runs that were interrupted continue. Nothing is trained for robustness and gradcam: there
+run=missing starts evaluations. For robustness data.root holds the sets, as imagenet-c, imagenet-a ..., and imagenet;
+gradcam takes root, out, run and clickme.
 """
 
 import csv
@@ -34,6 +35,7 @@ import torch  # noqa: E402  # the checkout need not be installed
 from benchmarks import machine  # noqa: E402
 from quickstart import call  # noqa: E402
 from rich.console import Console  # noqa: E402
+from rich.progress import track  # noqa: E402
 from rich.table import Table as RichTable  # noqa: E402
 from tables import cost, gradcam, picture, results, robustness  # noqa: E402
 from tables.arms import SCALES, TABLES, Arm, Table  # noqa: E402
@@ -62,6 +64,7 @@ NOT_RUN = "-"
 KINDS = ("train", "inference")
 GRADCAM = "gradcam"  # a table of evaluations: there is nothing to train
 ROBUSTNESS = "robustness"
+TAKES = "root, out, run and clickme"  # GRADCAM
 SHOWN = 10  # commands on the console
 
 
@@ -166,9 +169,8 @@ def parsed(arguments: Sequence[str]) -> Asked:
     if asked.table == GRADCAM:
         refuse_what_trains(asked)
     elif asked.table == ROBUSTNESS:
-        if asked.scale != "full" or asked.run:
-            wrong = f"scale={asked.scale}" if asked.scale != "full" else f"run={asked.run}"
-            raise ConfigError(f"{wrong}: table={ROBUSTNESS} shows evaluations at full scale alone, and starts nothing")
+        if asked.scale != "full":
+            raise ConfigError(f"scale={asked.scale}: table={ROBUSTNESS} shows evaluations at full scale alone")
     elif asked.scale not in TABLES[asked.table].arms:
         raise ConfigError(f"scale={asked.scale}: table={asked.table} has {', '.join(TABLES[asked.table].arms)} alone")
     try:
@@ -187,11 +189,15 @@ def refuse_what_trains(asked: Asked) -> None:
     """Options of the other tables, and of train.py, beside one that evaluates. Raises ConfigError."""
     for field in fields(Asked):
         value = getattr(asked, field.name)
-        if field.name not in ("table", "root", "out", "rest") and value != field.default:
-            raise ConfigError(f"{field.name}={value} has no effect: table={asked.table} takes root, out and clickme")
+        if field.name not in ("table", "root", "out", "run", "rest") and value != field.default:
+            raise ConfigError(f"{field.name}={value} has no effect: table={asked.table} takes {TAKES}")
     for each in asked.rest:
         if not each.startswith("clickme="):
-            raise ConfigError(f"{each} has no effect: table={asked.table} takes root, out and clickme")
+            raise ConfigError(f"{each} has no effect: table={asked.table} takes {TAKES}")
+    if asked.run and not asked.rest:
+        raise ConfigError(
+            f"run={asked.run}: table={asked.table} needs clickme=<folder of ClickMe's TFRecord files> then"
+        )
 
 
 def train_all(missing: Sequence[results.Wanted], asked: Asked) -> None:
@@ -208,6 +214,13 @@ def train_all(missing: Sequence[results.Wanted], asked: Asked) -> None:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def evaluate_all(commands: Sequence[str]) -> None:
+    """One after another, as the table prints them. Leaves with the code of one that fails."""
+    for command in commands:
+        _, script, *arguments = command.split()
+        call(script, *arguments, folder=Path.cwd())
 
 
 def measured(arm: Arm, runs: Mapping[tuple[str, int], results.Wanted], asked: Asked) -> Row:
@@ -266,20 +279,29 @@ def show(table: Table, rows: Sequence[Row], missing: Sequence[results.Wanted], p
 
 def show_gradcam(asked: Asked, root: Path, path: Path) -> None:
     scores = gradcam.measured(root)
+    if asked.run:
+        evaluate_all(gradcam.commands(scores, asked.rest, root))
+        scores = gradcam.measured(root)
+    shown = track(scores, "parameters and FLOPs", console=Console(stderr=True), transient=True)
+    costs = {subject: gradcam.cost(subject) for subject in shown}
     commands, notes = gradcam.commands(scores, asked.rest, root), list(gradcam.NOTES)
     if commands:
         notes.append(f"not run here: {len(commands)} evaluations:")
-    write_text(path.with_suffix(".csv"), gradcam.as_csv(scores))
+    write_text(path.with_suffix(".csv"), gradcam.as_csv(scores, costs))
     picture.alignments(path.with_suffix(".png"), scores, gradcam.TITLE)
-    lines = [gradcam.HEADER, *(gradcam.cells(*each) for each in scores.items())]
+    lines = [gradcam.HEADER, *(gradcam.cells(*each, costs[each[0]]) for each in scores.items())]
     display(gradcam.TITLE, lines, notes, commands, path)
 
 
 def show_robustness(root: Path, path: Path, asked: Asked) -> None:
+    sets = next((each.removeprefix("data.root=") for each in asked.rest if each.startswith("data.root=")), "")
     lines = list(robustness.lines(asked.seed_numbers, root, asked.rest))
-    commands, notes = robustness.commands(lines), [*robustness.NOTES]
+    if asked.run:
+        evaluate_all(robustness.commands(lines, sets, ready=True))
+        lines = list(robustness.lines(asked.seed_numbers, root, asked.rest))
+    commands, notes = robustness.commands(lines, sets), [*robustness.NOTES]
     if commands:
-        notes.append(f"not run here: {len(commands)} evaluations; start them yourself:")
+        notes.append(f"not run here: {len(commands)} evaluations:")
     table = [("model", "parameters", "FLOPs", *(each.column for each in robustness.SETS.values()), "paper")]
     for line in lines:
         costs = f"{line.params:,}", resolved.flops_text(line.flops)

@@ -8,11 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import timm.data
+
+import models
+from dcls.analysis import complexity
+from dcls.engine import resolved
 from dcls.errors import ConfigError
 
 TITLE = "Heat maps against people's: the ClickMe score (arXiv 2408.03164)"
 METHODS = {"gradcam": "Grad-CAM", "threshold": "Threshold-Grad-CAM"}
-HEADER = ("model", "Grad-CAM", "paper", "Threshold-Grad-CAM", "paper", "images")
+HEADER = (
+    "model",
+    "parameters",
+    "FLOPs",
+    *(column for name in METHODS.values() for column in (name, f"paper: {name}")),
+    "images",
+)
 NOT_RUN = "-"
 NOTES = (
     "score: mean rank correlation with the human maps over the human ceiling 0.65753, with its standard error over "
@@ -26,17 +37,20 @@ NOTES = (
 
 @dataclass(frozen=True)
 class Subject:
-    """A row. name: of its folder, and of the network in its gradcam.json. options: of scripts/gradcam.py."""
+    """A row. name: of its folder, and of the network in its gradcam.json. network: timm's or our name of it, for its
+    costs. options: of scripts/gradcam.py.
+    """
 
     label: str
     name: str
+    network: str
     options: tuple[str, ...]
 
 
 def _pair(label: str, plain: str, released: str, *options: str) -> tuple[Subject, Subject]:
     return (
-        Subject(label, plain, (f"model.name={plain}", "model.pretrained=true", *options)),
-        Subject(f"{label}-dcls", released, (f"checkpoint={released}",)),
+        Subject(label, plain, plain, (f"model.name={plain}", "model.pretrained=true", *options)),
+        Subject(f"{label}-dcls", released, f"{plain.partition('.')[0]}_dcls.paper", (f"checkpoint={released}",)),
     )
 
 
@@ -70,10 +84,17 @@ def _measured(subject: Subject, path: Path) -> Scores:
     return found["methods"]
 
 
-def cells(subject: Subject, scores: Scores) -> list[str]:
+def cost(subject: Subject) -> complexity.Cost:
+    """At the resolution of its evaluation."""
+    model = models.create(subject.network)
+    return complexity.count(model, timm.data.resolve_model_data_config(model)["input_size"])
+
+
+def cells(subject: Subject, scores: Scores, cost: complexity.Cost) -> list[str]:
     counts = {f"{each['images'] + each['skipped']:,}" for each in scores.values()}
     columns = (part for method in METHODS for part in (_text(scores.get(method)), NOT_RUN))
-    return [subject.label, *columns, ", ".join(sorted(counts)) or NOT_RUN]
+    costs = f"{cost.params:,}", resolved.flops_text(cost.flops)
+    return [subject.label, *costs, *columns, ", ".join(sorted(counts)) or NOT_RUN]
 
 
 def _text(found: Mapping[str, Any] | None) -> str:
@@ -92,14 +113,15 @@ def commands(scores: Mapping[Subject, Scores], where: Sequence[str], root: Path)
     ]
 
 
-def as_csv(scores: Mapping[Subject, Scores]) -> str:
+def as_csv(scores: Mapping[Subject, Scores], costs: Mapping[Subject, complexity.Cost]) -> str:
     """A line a network and method."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = ("score", "standard_error", "images", "skipped")
-    writer.writerow(("model", "method", "paper", *names))
+    writer.writerow(("model", "params", "flops", "method", "paper", *names))
     for subject, found in scores.items():
         for method in METHODS:
             each = found.get(method, {})
-            writer.writerow([subject.label, method, None, *(each.get(name) for name in names)])
+            cost = costs[subject]
+            writer.writerow([subject.label, cost.params, cost.flops, method, None, *(each.get(name) for name in names)])
     return text.getvalue()

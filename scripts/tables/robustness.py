@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from models.shortcuts import RELEASED
 from tables import cost, results
 from tables.arms import EMA_NOTE, IMAGENET, PADDED_NOTE
 
@@ -45,9 +46,13 @@ class Subject:
     def row(self, kind: str) -> Mapping[str, Any] | None:
         return results.evaluated(self.folder / f"eval_{kind}.json", self.checkpoint)
 
-    def command(self, kind: str) -> str:
-        root = f"data.root=/path/to/{'imagenet' if kind == 'imagenet_real' else kind.replace('_', '-')}"
-        return f"python eval.py checkpoint={self.checkpoint} data={kind} {root} run.dir={self.folder}"
+    @property
+    def there(self) -> bool:
+        return self.folder.name in RELEASED or Path(self.checkpoint).is_file()
+
+    def command(self, kind: str, sets: str) -> str:
+        place = Path(sets or "/path/to", folder_of(kind))
+        return f"python eval.py checkpoint={self.checkpoint} data={kind} data.root={place} run.dir={self.folder}"
 
 
 @dataclass(frozen=True)
@@ -84,8 +89,17 @@ def lines(seeds: Sequence[int], root: Path, options: Sequence[str]) -> Iterator[
                 yield Line(label, costs.params, costs.flops, subjects, found)
 
 
-def commands(table: Sequence[Line]) -> list[str]:
-    """What fills the dashes."""
+def folder_of(kind: str) -> str:
+    """Where a set is looked for, below the folder of all sets. ReaL has ImageNet's own images."""
+    return "imagenet" if kind == "imagenet_real" else kind.replace("_", "-")
+
+
+def commands(table: Sequence[Line], sets: str, *, ready: bool = False) -> list[str]:
+    """What fills the dashes. sets: the folder of all sets. ready: of checkpoints and sets that are there alone."""
     return [
-        subject.command(kind) for line in table for kind in SETS for subject in line.subjects if not subject.row(kind)
+        subject.command(kind, sets)
+        for line in table
+        for kind in SETS
+        for subject in line.subjects
+        if not subject.row(kind) and (not ready or (subject.there and Path(sets, folder_of(kind)).is_dir()))
     ]

@@ -9,10 +9,12 @@ import pytest
 import timm
 import yaml
 
+from dcls.analysis import complexity
 from dcls.errors import reported
 from models.shortcuts import RELEASED
 from scripts import gradcam, reproduce
-from scripts.reproduce import TABLES, results
+from scripts.reproduce import TABLES, results, robustness
+from scripts.reproduce import gradcam as heat_maps
 
 
 def run(*arguments):
@@ -141,6 +143,24 @@ def test_robustness_is_read_from_what_eval_wrote(tmp_path):
     assert (tmp_path / "robustness.png").stat().st_size > 10_000
 
 
+def test_missing_evaluations_of_what_is_there_are_started(tmp_path, monkeypatch):
+    """Of the sets -A and ReaL alone, and of a trained network and the released ones, which may be fetched."""
+    called, sets = [], tmp_path / "sets"
+    for name in ("imagenet-a", "imagenet"):
+        (sets / name).mkdir(parents=True)
+    checkpoint = tmp_path / "convnext_small-s1" / "checkpoints" / "last.pt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    monkeypatch.setattr(reproduce, "call", lambda *command, folder: called.append(command))
+    monkeypatch.setattr(robustness.cost, "count", lambda *_: complexity.Cost(1, 1, 1, {}, {}))
+    where = [f"data.root={sets}", f"root={tmp_path}", f"out={tmp_path}"]
+    assert run("table=robustness", "seeds=1", "run=missing", *where) == 0
+    assert len(called) == 8
+    of_run = f"checkpoint={checkpoint}", f"run.dir={checkpoint.parent.parent}"
+    for kind, folder in (("imagenet_a", "imagenet-a"), ("imagenet_real", "imagenet")):
+        assert ("eval.py", of_run[0], f"data={kind}", f"data.root={sets / folder}", of_run[1]) in called
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -195,7 +215,8 @@ def test_no_run_is_begun_after_one_that_failed(tmp_path, monkeypatch):
         (["table=imagenet", "seconds=long"], "seconds=long"),
         (["table=imagenet", "data.rot=/x"], "did you mean data.root"),
         (["imagenet"], "table=imagenet"),
-        (["table=gradcam", "scale=mini"], "scale=mini has no effect: table=gradcam takes root, out and clickme"),
+        (["table=gradcam", "scale=mini"], "scale=mini has no effect: table=gradcam takes root, out, run and clickme"),
+        (["table=gradcam", "run=missing"], "run=missing: table=gradcam needs clickme="),
         (["table=gradcam", "data.root=/x"], "data.root=/x has no effect"),
         (["table=imagenet", "out=/dev/null/x"], "out=/dev/null/x: cannot be written"),
     ],
@@ -223,14 +244,43 @@ def scored(root, name, checkpoint, **methods):
     (root / name / "gradcam.json").write_text(json.dumps({"checkpoint": checkpoint, "methods": found}))
 
 
-def test_heat_map_scores_stand_beside_dashes_and_the_commands_that_fill_them(tmp_path):
+@pytest.fixture
+def quickly_counted(monkeypatch):
+    """All sixteen networks take a minute."""
+    cost = heat_maps.cost
+    shown = {"convnext_tiny.fb_in1k", "convformer_s18_dcls.paper"}
+    monkeypatch.setattr(
+        heat_maps, "cost", lambda row: cost(row) if row.network in shown else complexity.Cost(1, 1, 1, {}, {})
+    )
+
+
+def test_missing_heat_map_scores_are_started(tmp_path, monkeypatch, quickly_counted):
+    called = []
+
+    def call(script, *arguments, folder):
+        called.append((script, *arguments))
+        name = Path(arguments[-1].removeprefix("out=")).name
+        scored(tmp_path, name, name, gradcam=0.5, threshold=0.6)
+
+    monkeypatch.setattr(reproduce, "call", call)
+    where = [f"root={tmp_path}", f"out={tmp_path}"]
+    assert run("table=gradcam", "clickme=/data/cm", "run=missing", *where) == 0
+    assert len(called) == 16
+    released = "convnext_dcls_tiny.paper"
+    wanted = f"checkpoint={released}", "clickme=/data/cm", f"out={tmp_path / released}"
+    assert called[3] == ("scripts/gradcam.py", *wanted)
+    assert "not run here" not in (tmp_path / "gradcam.md").read_text()
+
+
+def test_heat_map_scores_stand_beside_dashes_and_the_commands_that_fill_them(tmp_path, quickly_counted):
     scored(tmp_path, "convnext_tiny.fb_in1k", "convnext_tiny.fb_in1k", gradcam=0.5, threshold=0.6125)
     scored(tmp_path, "convnext_dcls_tiny.paper", "convnext_dcls_tiny.paper", gradcam=0.55)
     assert run("table=gradcam", "clickme=/data/cm", f"root={tmp_path}", f"out={tmp_path}") == 0
     text = (tmp_path / "gradcam.md").read_text()
-    assert "| ConvNeXt-T | 0.500 ± 0.002 | - | 0.613 ± 0.002 | - | 100 |" in text
-    assert "| ConvNeXt-T-dcls | 0.550 ± 0.002 | - | - | - | 100 |" in text
-    assert "| FastViT-SA36-dcls | - | - | - | - | - |" in text
+    assert "| ConvNeXt-T | 28,589,128 | 4.470 G | 0.500 ± 0.002 | - | 0.613 ± 0.002 | - | 100 |" in text
+    assert "| ConvNeXt-T-dcls | 1 | 0.0 M | 0.550 ± 0.002 | - | - | - | 100 |" in text
+    assert "| FastViT-SA36-dcls | 1 | 0.0 M | - | - | - | - | - |" in text
+    assert "| ConvFormer-S18-dcls | 26,848,432 | 4.700 G | - " in text  # the released 40 taps
     assert "its scores could not be read from here" in text
     assert "not run here: 15 evaluations" in text
     commands = [line.split()[2:] for line in text.splitlines() if line.startswith("    python scripts/gradcam.py")]
