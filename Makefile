@@ -34,7 +34,7 @@ quickstart: install  ## train plain and DCLS on the bundled images, evaluate bot
 	$(RUN) scripts/quickstart.py
 
 test: $(VENV)/.test  ## the tests (CPU, under 10 minutes on 2 cores)
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadfile  # one thread each
 
 soak: $(VENV)/.test  ## the long fault and scale tests
 	$(RUN) -m pytest -m soak

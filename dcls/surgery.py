@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import nn
@@ -37,7 +37,7 @@ class Rule:
     """A named test of (qualified name, convolution). Rules combine with `&`; `text` is what error messages print."""
 
     text: str
-    test: Callable[[str, Convolution], bool]
+    test: Callable[[str, Convolution], bool] = field(repr=False)
 
     def __call__(self, name: str, conv: Convolution) -> bool:
         return self.test(name, conv)

@@ -40,7 +40,7 @@ def depthwise_layers(channels: list[int]) -> list[nn.Conv2d]:
         (surgery.dense(kernel=4), ["stem"]),
         (surgery.named("^[ab]$"), ["a", "b"]),
         (surgery.depthwise() & surgery.named("[bd]"), ["b", "d"]),
-        (lambda name, conv: conv.bias is None, ["c"]),
+        pytest.param(lambda name, conv: conv.bias is None, ["c"], id="a function"),
     ],
     ids=str,
 )
