@@ -62,8 +62,7 @@ def accuracies(path: Path, arms: Mapping[str, Sequence[float]], published: Mappi
     if first := next(iter(arms.values())):
         axis.axvline(fmean(first), color=COLOURS[1], linewidth=1, linestyle="--")
         notes.append("dashed: the first row's mean")
-    axis.set_yticks(range(len(shown)), list(shown), fontsize=9)
-    axis.invert_yaxis()
+    _rows(axis, list(shown))
     axis.set_xlabel("top-1 of the averaged weights, %" if any(shown.values()) else "top-1, %")
     _save(figure, axis, path, "; ".join(notes), title)
     return True
@@ -79,8 +78,7 @@ def robustness_scores(path: Path, table: Sequence[robustness.Line], title: str) 
         if points:
             rows, means = zip(*points, strict=True)
             axis.plot(means, rows, "s" if kind == "imagenet_c" else "o", color=colour, label=each.column, markersize=5)
-    axis.set_yticks(range(len(table)), [line.label for line in table], fontsize=9)
-    axis.invert_yaxis()
+    _rows(axis, [line.label for line in table])
     axis.set_xlabel("top-1, %; squares: mCE, %, of which less is better")
     axis.legend(frameon=False, fontsize=8)
     _save(figure, axis, path, "", title)
@@ -94,8 +92,7 @@ def alignments(path: Path, scores: Mapping[gradcam.Subject, gradcam.Scores], tit
         found = [(row, each[method]) for row, each in enumerate(scores.values()) if method in each]
         means, errors = ([each[name] or 0 for _, each in found] for name in ("score", "standard_error"))
         axis.errorbar(means, [row for row, _ in found], xerr=errors, fmt="o", color=colour, label=label, markersize=5)
-    axis.set_yticks(range(len(scores)), [subject.label for subject in scores], fontsize=9)
-    axis.invert_yaxis()
+    _rows(axis, [subject.label for subject in scores])
     axis.set_xlabel("score: mean rank correlation over the human ceiling")
     axis.legend(frameon=False, fontsize=8)
     _save(figure, axis, path, "1 is what people reach among themselves", title)
@@ -105,6 +102,12 @@ def _axes(size: tuple[float, float]) -> tuple[Figure, Any]:
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots()
+
+
+def _rows(axis: Any, labels: Sequence[str]) -> None:
+    """A line of the picture for each, the first on top."""
+    axis.set_yticks(range(len(labels)), labels, fontsize=9)
+    axis.set_ylim(len(labels) - 0.5, -0.5)
 
 
 def _save(figure: Figure, axis: Any, path: Path, note: str, title: str = "") -> None:
