@@ -383,11 +383,10 @@ def seed_notes(rows: Sequence[Row]) -> list[str]:
     gains = [gain for row in rows[1:] if (gain := results.difference(row.top1, rows[0].top1))]
     if not gains:
         return []
-    need = max(gain.seeds_for for gain in gains)
-    few = min(gain.seeds_for for gain in gains)
+    needs = sorted({min(gain.seeds_for for gain in gains), max(gain.seeds_for for gain in gains)})
     return [
         "differences are paired by seed, with their 95 % interval, not corrected for the number of rows; one of 0.3 "
-        f"points would need {few} to {need} seeds here (80 % power)"
+        f"points would need {' to '.join(map(str, needs))} seeds here (80 % power)"
     ]
 
 

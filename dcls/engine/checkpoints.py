@@ -16,6 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO, cast
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from dcls.errors import CheckpointError
 
@@ -28,6 +30,8 @@ HARMLESS: list[Any] = [
     (PurePosixPath, "pathlib.PosixPath"),
     (PurePosixPath, "pathlib._local.PosixPath"),  # Python 3.13's name for it
 ]
+
+UNREADABLE = (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError, LookupError, OSError)
 
 
 class Checkpoints:
@@ -117,8 +121,9 @@ def intact(path: Path) -> bool:
 
 
 def load(path: Path | str, option: str = "checkpoint") -> dict[str, Any]:
-    """The content of a checkpoint, on the CPU. Raises CheckpointError naming `option` when it is absent, torn or
-    foreign.
+    """The content of a checkpoint, or of a file of safetensors, on the CPU.
+
+    Raises CheckpointError naming `option` when it is absent, torn or foreign.
     """
     path = Path(path)
     if path.is_dir():
@@ -137,9 +142,12 @@ def load(path: Path | str, option: str = "checkpoint") -> dict[str, Any]:
             "use the checkpoint before it in the same folder"
         )
     try:
-        with torch.serialization.safe_globals(HARMLESS):
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, OSError) as error:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            with torch.serialization.safe_globals(HARMLESS):
+                state = torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
         raise CheckpointError(
             f"{option}={path} is not a checkpoint that torch can open safely: {_reason(error)}"
         ) from error
@@ -152,8 +160,8 @@ def _reason(error: Exception) -> str:
     """The one sentence of torch's advice that says what is wrong with the file."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     mark = "WeightsUnpickler error: "
-    said = [line.partition(mark)[2].partition(" Please")[0] for line in lines if mark in line]
-    return (said or lines)[0]
+    said = [line.partition(mark)[2] for line in lines if mark in line]
+    return (said or lines)[0].partition(". ")[0]
 
 
 class _Digesting:

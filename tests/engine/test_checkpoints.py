@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from dcls.engine.checkpoints import Checkpoints, intact, load
 from dcls.errors import CheckpointError
@@ -77,6 +78,8 @@ def test_the_command_line_that_other_trainers_leave_is_no_obstacle(tmp_path):
     torch.save({"state_dict": {"a": torch.ones(1)}, "args": args, "epoch": 3}, tmp_path / "model_best.pth.tar")
     saved = load(tmp_path / "model_best.pth.tar")
     assert saved["state_dict"] == {"a": torch.ones(1)}
+    save_file(saved["state_dict"], tmp_path / "model.safetensors")
+    assert load(tmp_path / "model.safetensors") == saved["state_dict"]
     assert (saved["args"].lr, str(saved["args"].output_dir)) == (4e-3, "runs/x")
 
 
@@ -99,6 +102,9 @@ def test_absent_foreign_and_unsafe_files_are_refused(tmp_path):
     torch.save({"args": argparse.Namespace(run=subprocess.Popen)}, tmp_path / "hidden.pt")
     with pytest.raises(CheckpointError, match=r"checkpoint=.*hidden.pt is not a checkpoint"):
         load(tmp_path / "hidden.pt")
+    (tmp_path / "text.safetensors").write_text("not a checkpoint")
+    with pytest.raises(CheckpointError, match=r"checkpoint=.*text.safetensors is not a checkpoint .*: Error while des"):
+        load(tmp_path / "text.safetensors")
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(CheckpointError, match=r"checkpoint=.*list.pt holds a list"):
         load(tmp_path / "list.pt")
