@@ -13,18 +13,19 @@ from dcls.errors import ConfigError
 def create(
     name: str,
     *,
-    num_classes: int = 1000,
-    in_chans: int = 3,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
     drop_path_rate: float = 0.0,
     pretrained: bool = False,
     **options: Any,
 ) -> nn.Module:
     """`timm.create_model`: any timm name, with a tag or without, ours, or `hf-hub:` and `local-dir:` sources.
 
-    num_classes 0 leaves the classifier out. options: further arguments of the timm model, for example drop_rate.
+    num_classes 0 leaves the classifier out; where it or in_chans is not given, it is the source's
+    own, or ImageNet's. options: further arguments of the timm model, for example drop_rate.
 
     Raises ConfigError for an unknown name (with close ones), tag or option, and for pretrained weights that do not
-    exist or cannot be fetched.
+    exist, cannot be fetched or do not fit.
     """
     _check(name, pretrained)
     arguments: dict[str, Any] = {
@@ -37,7 +38,15 @@ def create(
     except TypeError as error:
         if "keyword argument" not in str(error):
             raise
-        raise ConfigError(f"model.args={options} (with {arguments}) does not fit {name}: {error}") from error
+        given = {key: value for key, value in arguments.items() if value is not None}
+        raise ConfigError(f"model.args={options} (with {given}) does not fit {name}: {error}") from error
+    except RuntimeError as error:
+        first, *details = str(error).splitlines()
+        if not pretrained or "state_dict" not in first:
+            raise
+        raise ConfigError(
+            f"model.name={name}: its weights do not fit the network that timm builds from it: {details[0].strip()}"
+        ) from error
     except OSError as error:
         if not pretrained:
             raise

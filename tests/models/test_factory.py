@@ -1,6 +1,8 @@
 import pytest
 import timm
 import torch
+from timm.models import save_for_hf
+from torch import nn
 
 import models
 from dcls.errors import ConfigError
@@ -11,6 +13,18 @@ def test_arguments_reach_timm():
     assert model(torch.randn(2, 1, 56, 56)).shape == (2, 4)
     assert model.stages[2].blocks[1].drop_path.drop_prob == pytest.approx(0.3)
     assert model.stages[0].blocks[0].gamma.detach().unique().tolist() == [0.5]
+
+
+def test_a_source_says_how_many_classes_and_colours_it_has(tmp_path):
+    saved = timm.create_model("test_resnet", num_classes=4, in_chans=1)
+    save_for_hf(saved, tmp_path, model_args={"num_classes": 4, "in_chans": 1}, safe_serialization=True)
+    model = models.create(f"local-dir:{tmp_path}", pretrained=True).eval()
+    images = torch.randn(2, 1, 64, 64)
+    assert torch.equal(model(images), saved.eval()(images))
+    saved.layer1[0].conv1 = nn.Conv2d(1, 1, 7)
+    save_for_hf(saved, tmp_path, model_args={"num_classes": 4, "in_chans": 1}, safe_serialization=True)
+    with pytest.raises(ConfigError, match=r"model.name=local-dir:.* do not fit .*: Unexpected.*layer1.0.conv1.bias"):
+        models.create(f"local-dir:{tmp_path}", pretrained=True)
 
 
 def test_a_model_without_drop_path_takes_none():
