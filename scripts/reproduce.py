@@ -19,6 +19,7 @@ gradcam takes root, out, run and clickme.
 import csv
 import io
 import math
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -219,7 +220,7 @@ def train_all(missing: Sequence[results.Wanted], asked: Asked) -> None:
 def evaluate_all(commands: Sequence[str]) -> None:
     """One after another, as the table prints them. Leaves with the code of one that fails."""
     for command in commands:
-        _, script, *arguments = command.split()
+        _, script, *arguments = shlex.split(command)
         call(script, *arguments, folder=Path.cwd())
 
 
@@ -360,9 +361,9 @@ def cells(row: Row, first: Row) -> list[str]:
 
 def evaluation(arm: Arm, asked: Asked) -> str:
     """The command that fills "released, here"."""
-    where = " ".join(asked.rest) or "data.root=/path/to/imagenet"
+    where = asked.rest or ("data.root=/path/to/imagenet",)
     folder = f"run.dir={Path(asked.root) / arm.released}"
-    return f"python eval.py checkpoint={arm.released} data=imagenet {where} {folder}"
+    return shlex.join(["python", "eval.py", f"checkpoint={arm.released}", "data=imagenet", *where, folder])
 
 
 def without_gaps(lines: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:

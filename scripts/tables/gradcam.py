@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,9 +106,9 @@ def _text(found: Mapping[str, Any] | None) -> str:
 
 def commands(scores: Mapping[Subject, Scores], where: Sequence[str], root: Path) -> list[str]:
     """What fills the dashes. where: the option clickme, if it was given."""
-    clickme = " ".join(where) or "clickme=/path/to/click-me"
+    clickme = where or ("clickme=/path/to/click-me",)
     return [
-        f"python scripts/gradcam.py {' '.join(subject.options)} {clickme} out={root / subject.name}"
+        shlex.join(["python", "scripts/gradcam.py", *subject.options, *clickme, f"out={root / subject.name}"])
         for subject, each in scores.items()
         if not METHODS.keys() <= each.keys()
     ]

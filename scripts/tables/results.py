@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ class Wanted:
 
     @property
     def command(self) -> str:
-        return "python train.py " + " ".join(f"'{each}'" if " " in each else each for each in self.arguments)
+        return shlex.join(["python", "train.py", *self.arguments])
 
 
 def wanted(arm: Arm, seed: int, scale: str, root: Path, data: Sequence[str]) -> Wanted:

@@ -1,5 +1,6 @@
 """The robustness table: what eval.py has left in run folders of ImageNet-C, -A, -R, -Sketch, -V2 and ReaL."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,8 +52,8 @@ class Subject:
         return self.folder.name in RELEASED or Path(self.checkpoint).is_file()
 
     def command(self, kind: str, sets: str) -> str:
-        place = Path(sets or "/path/to", folder_of(kind))
-        return f"python eval.py checkpoint={self.checkpoint} data={kind} data.root={place} run.dir={self.folder}"
+        where = f"data.root={Path(sets or '/path/to', folder_of(kind))}", f"run.dir={self.folder}"
+        return shlex.join(["python", "eval.py", f"checkpoint={self.checkpoint}", f"data={kind}", *where])
 
 
 @dataclass(frozen=True)

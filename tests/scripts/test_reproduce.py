@@ -145,7 +145,7 @@ def test_robustness_is_read_from_what_eval_wrote(tmp_path):
 
 def test_missing_evaluations_of_what_is_there_are_started(tmp_path, monkeypatch):
     """Of the sets -A and ReaL alone, and of a trained network and the released ones, which may be fetched."""
-    called, sets = [], tmp_path / "sets"
+    called, sets = [], tmp_path / "all sets"
     for name in ("imagenet-a", "imagenet"):
         (sets / name).mkdir(parents=True)
     checkpoint = tmp_path / "convnext_small-s1" / "checkpoints" / "last.pt"
