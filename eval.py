@@ -15,6 +15,7 @@ import copy
 import csv
 import io
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -117,7 +118,8 @@ def load(path: str, config: EvalConfig) -> Subject:
         weights = models.weights_of(saved, config.weights)
     if is_a_run(saved):
         refuse_what_a_run_knows(path, config)
-        return of_a_run(path, saved, weights)
+        with about("checkpoint", path):
+            return of_a_run(path, saved, weights)
     with about("checkpoint", path):
         model = models.restore(weights, name=config.model.name, **asdict(config.surgery), **config.model.args)
     return of_timm(path, model)
@@ -139,9 +141,12 @@ def of_a_run(path: str, saved: Mapping[str, Any], weights: Mapping[str, torch.Te
 def of_timm(name: str, model: nn.Module) -> Subject:
     """A timm network, which knows how images are shown to it but not which."""
     timms = timm.data.resolve_model_data_config(model)
-    channels, *_, side = timms["input_size"]
+    side, channels = timms["input_size"][-1], models.colours(model)
     shown = {"channels": channels, "image_size": side, "eval_size": side}
-    shown |= {key: timms[key] for key in ("mean", "std", "crop_pct", "interpolation", "crop_mode")}
+    shown |= {key: timms[key] for key in ("crop_pct", "interpolation", "crop_mode")}
+    for key in ("mean", "std"):
+        # timm knows those of its own weights' three colours.
+        shown[key] = timms[key] if len(timms[key]) == channels else [fmean(timms[key])] * channels
     return Subject(name, model, shown, None)
 
 
@@ -287,10 +292,15 @@ def corruptions(row: Mapping[str, Any]) -> Table:
 
 def write(rows: list[dict[str, Any]], folder: Path, kind: str) -> None:
     name = f"eval_{kind}" if kind in robustness.KINDS else "eval"
-    brief = [{name: row[name] for name in COLUMNS if name in row} for row in rows]
+    brief = [{name: or_null(row[name]) for name in COLUMNS if name in row} for row in rows]
     write_text(folder / f"{name}.json", json.dumps(brief, indent=2) + "\n")
     write_text(folder / f"{name}.csv", as_csv(rows))
     print(f"wrote {folder / name}.json and {name}.csv")
+
+
+def or_null(value: Any) -> Any:
+    """JSON knows no infinity, and nothing that is no number."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:

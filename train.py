@@ -33,9 +33,9 @@ from dcls.engine.prepare import measured_choices, precision, prepare, settled_am
 from dcls.engine.progress import Bar
 from dcls.engine.record import Record
 from dcls.engine.report import RunReport
-from dcls.engine.state import TrainState
+from dcls.engine.state import FORMAT, TrainState
 from dcls.engine.step import PositionRules, Step
-from dcls.errors import ConfigError, about, reported
+from dcls.errors import CheckpointError, ConfigError, about, reported
 from dcls.randomness import key, seed_all
 from dcls.surgery import Report
 
@@ -64,7 +64,7 @@ def train(config: Config, folder: RunFolder, world: processes.World) -> int:
     classes = list(train_data.class_names)
     begins = folder.saved is None
     model, report = build_model(config, len(classes), begins=begins)
-    started = start(config, model, world) if begins else []
+    started = start(config, model, world, classes) if begins else []
     schedule = build_plan(config, len(train_data), world)
     run = describe(config, model, report, schedule, {"train": len(train_data), "val": len(val_data)})
     step = build_step(config, model, schedule, world, len(classes))
@@ -152,8 +152,11 @@ def build_model(config: Config, classes: int | None, *, begins: bool) -> tuple[n
     return model, report
 
 
-def start(config: Config, model: nn.Module, world: processes.World) -> list[str]:
-    """Put the weights of model.init_from into the model, where it is set; in words, what was taken and what was not."""
+def start(config: Config, model: nn.Module, world: processes.World, classes: Sequence[str] | None = None) -> list[str]:
+    """Put the weights of model.init_from into the model, where it is set; in words, what was taken and what was not.
+
+    classes: their names, None where they are not known.
+    """
     file, option = config.model.init_from, "model.init_from"
     if not file:
         return []
@@ -165,10 +168,11 @@ def start(config: Config, model: nn.Module, world: processes.World) -> list[str]
     with about(option, file):
         weights = models.weights_of(saved)
         if is_a_run(saved):
-            source = network_of_a_run(saved, weights)
+            source, theirs = network_of_a_run(saved, weights), list(saved["class_names"])
         else:
-            source = models.donor(weights, model, asked, **config.model.args)
-        return [f"weights from {file}", *models.transfer(model, source)]
+            source, theirs = models.donor(weights, model, asked, **config.model.args), None
+        same = None in (classes, theirs) or list(classes or ()) == theirs
+        return [f"weights from {file}", *models.transfer(model, source, same_classes=same)]
 
 
 def read_as(config: SurgeryConfig) -> dict[str, Any]:
@@ -181,8 +185,15 @@ def is_a_run(saved: Mapping[str, Any]) -> bool:
 
 
 def network_of_a_run(saved: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> nn.Module:
-    """The network of one of our training checkpoints, with `weights` of it."""
-    model, _ = network_as_built(saved)
+    """The network of one of our training checkpoints, with `weights` of it. CheckpointError where those do not fit."""
+    if saved["format"] != FORMAT:
+        raise CheckpointError(f"found a checkpoint of format {saved['format']}, expected {FORMAT}")
+    try:
+        model, _ = network_as_built(saved)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"its configuration is no run's of this framework: {error!r} is missing") from error
+    if problems := models.misfit(model.state_dict(), weights):
+        raise CheckpointError(f"its weights do not fit its configuration: {problems}")
     model.load_state_dict(weights)
     return model
 

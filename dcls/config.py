@@ -215,7 +215,7 @@ class EvalRuntimeConfig:
     fast_depthwise: bool = option("the network's plain depthwise convolutions run the same way", False)
     channels_last: bool = option("memory format of images and convolutions", True)
     threads: int | None = option(
-        "CPU threads a process; null: torch's choice", None, within="[1, inf)", changes_result=False
+        "CPU threads a process; null: torch's choice", None, within="[1, 1024]", changes_result=False
     )
 
 

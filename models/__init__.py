@@ -13,8 +13,8 @@ from models.families import FAMILIES, Family, family, target_layer
 from models.published import paper_figures
 from models.released import publish, restore
 from models.shortcuts import RELEASED, located
-from models.transfer import donor, transfer
-from models.weights import create_from, load_plain, weights_of
+from models.transfer import colours, donor, transfer
+from models.weights import create_from, load_plain, misfit, weights_of
 
 __all__ = [
     "Blueprint",
@@ -22,6 +22,7 @@ __all__ = [
     "RELEASED",
     "Family",
     "blueprint",
+    "colours",
     "convert",
     "create",
     "create_from",
@@ -30,6 +31,7 @@ __all__ = [
     "layer_ids",
     "load_plain",
     "located",
+    "misfit",
     "paper_figures",
     "publish",
     "restore",

@@ -21,13 +21,16 @@ def create(
 ) -> nn.Module:
     """`timm.create_model`: any timm name, with a tag or without, ours, or `hf-hub:` and `local-dir:` sources.
 
-    num_classes 0 leaves the classifier out; where it or in_chans is not given, it is the source's
-    own, or ImageNet's. options: further arguments of the timm model, for example drop_rate.
+    num_classes 0 leaves the classifier out; where it or in_chans is not given, it is what the pretrained weights or the
+    source have, else ImageNet's. options: further arguments of the timm model, for example drop_rate.
 
     Raises ConfigError for an unknown name (with close ones), tag or option, and for pretrained weights that do not
     exist, cannot be fetched or do not fit.
     """
     _check(name, pretrained)
+    if not pretrained and ":" not in name:
+        num_classes = 1000 if num_classes is None else num_classes
+        in_chans = 3 if in_chans is None else in_chans
     arguments: dict[str, Any] = {
         "num_classes": num_classes,
         "in_chans": in_chans,
@@ -35,8 +38,8 @@ def create(
     }
     try:
         return timm.create_model(name, pretrained=pretrained, **arguments, **options)
-    except TypeError as error:
-        if "keyword argument" not in str(error):
+    except (TypeError, ValueError, LookupError, AssertionError) as error:
+        if not options:
             raise
         given = {key: value for key, value in arguments.items() if value is not None}
         raise ConfigError(f"model.args={options} (with {given}) does not fit {name}: {error}") from error

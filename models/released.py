@@ -54,6 +54,8 @@ def restore(
         raise CheckpointError(f"the layout is unknown: {unknown(weights)}; or give the network, model.name=<timm name>")
     layout, naming = found
     name = (plain_name(name) if ours else name) or layout.architecture(weights, naming)
+    if weights[naming.stem].dim() != 4:
+        raise CheckpointError(f"{naming.stem} has the shape {list(weights[naming.stem].shape)}, expected four axes")
     read_off = {"num_classes": len(weights[naming.classifier]), "in_chans": weights[naming.stem].shape[1]}
     build = partial(_network, name, learned or naming is not layout.namings[0], **(read_off | options))
     if not learned:
@@ -181,7 +183,7 @@ def check_reach(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Positions far outside the kernel show that it was larger. Raises CheckpointError."""
     for name, layer in layers(model):
         reach = float(weights[f"{name}.P"].abs().max())
-        if reach > max(layer.position_limits) + SLACK:
+        if not reach <= max(layer.position_limits) + SLACK:  # NaN too
             size = " x ".join(map(str, layer.dilated_kernel_size))
             raise CheckpointError(
                 f"{name}.P reaches {reach:.1f} cells from the centre, outside a {layer.version} kernel of {size}: "

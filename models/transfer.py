@@ -26,12 +26,12 @@ def donor(weights: Mapping[str, Tensor], model: nn.Module, asked: Mapping[str, A
     return source
 
 
-def transfer(model: nn.Module, source: nn.Module) -> list[str]:
+def transfer(model: nn.Module, source: nn.Module, *, same_classes: bool = True) -> list[str]:
     """Load what `source` has into `model`, positions as they are; say in a line each what starts fresh instead.
 
-    That is the classifier where the number of classes differs, and the DCLS layers where the source is plain. Raises
-    CheckpointError, which names what was found and what was expected, for another network, other channels, and DCLS
-    layers of another version, size, number of taps or sharing.
+    That is the classifier where the number of classes differs, or not `same_classes`, and the DCLS layers where the
+    source is plain. Raises CheckpointError, which names what was found and what was expected, for another network,
+    other channels, and DCLS layers of another version, size, number of taps or sharing.
     """
     _check_architecture(source.state_dict(), model)
     found, expected = (plain_name(architecture(each)) for each in (source, model))
@@ -39,10 +39,12 @@ def transfer(model: nn.Module, source: nn.Module) -> list[str]:
         raise CheckpointError(f"found {found}, expected model.name={expected}")
     _check_channels(source, model)
     _check_layers(source, model)
-    fresh = load_plain(model, source.state_dict())
+    fresh = load_plain(model, source.state_dict(), fresh_head=not same_classes)
     lines = []
     if source.num_classes != model.num_classes:
         lines.append(f"the head starts fresh: {source.num_classes} classes there, {model.num_classes} here")
+    elif not same_classes:
+        lines.append("the head starts fresh: its classes have other names, or another order")
     if began := sum(f"{name}.P" in fresh for name, _ in layers(model)):
         lines.append(f"{began} DCLS layers start fresh: there they are plain")
     return lines
@@ -67,12 +69,13 @@ def _network(weights: Mapping[str, Tensor]) -> str | None:
 
 
 def _check_channels(source: nn.Module, model: nn.Module) -> None:
-    found, expected = (_channels(each) for each in (source, model))
+    found, expected = (colours(each) for each in (source, model))
     if found != expected:
         raise CheckpointError(f"found {found} colour channels, expected data.channels={expected}")
 
 
-def _channels(model: nn.Module) -> int:
+def colours(model: nn.Module) -> int:
+    """The channels of the images that the network takes, 0 where it has no convolution."""
     return next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 0)
 
 

@@ -21,14 +21,26 @@ def weights_of(saved: Mapping[str, Any], which: str = "auto") -> dict[str, Tenso
     """
     for kind in ("ema", "model") if which == "auto" else (which,):
         for name in CONTAINERS[kind]:
-            if isinstance(saved.get(name), Mapping):
-                return clean_state_dict(dict(saved[name]))
+            if isinstance(saved.get(name), Mapping) and saved[name]:
+                return _tensors(saved[name])
     if which != "ema" and saved and all(isinstance(value, Tensor) for value in saved.values()):
-        return clean_state_dict(dict(saved))
+        return _tensors(saved)
     known = ", ".join(name for kind in CONTAINERS for name in CONTAINERS[kind] if which in ("auto", kind))
     raise CheckpointError(
         f"weights={which}: the file holds none of {known}, but {', '.join(map(str, list(saved)[:8]))}"
     )
+
+
+def _tensors(named: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """CheckpointError for what cannot be weights of a network."""
+    for name, value in named.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise CheckpointError(
+                f"found {name!r}, a {type(value).__name__}, among the weights; expected tensors by name"
+            )
+        if value.dim() == 0 and name.endswith((".weight", ".P", ".SIG")):
+            raise CheckpointError(f"found a single number as {name}; expected a tensor with axes")
+    return clean_state_dict(dict(named))
 
 
 def create_from(name: str, weights: Mapping[str, Tensor], **options: Any) -> nn.Module:
@@ -60,16 +72,16 @@ def misfit(own: Mapping[str, Tensor], given: Mapping[str, Tensor], optional: Col
     return "; ".join(f"{len(names)} {what}, as {names[0]}" for what, names in problems.items() if names)
 
 
-def load_plain(model: nn.Module, state_dict: Mapping[str, Tensor]) -> list[str]:
+def load_plain(model: nn.Module, state_dict: Mapping[str, Tensor], *, fresh_head: bool = False) -> list[str]:
     """Load the weights of the same network with plain convolutions; return the names that stay freshly initialised.
 
-    Those are weight, P and SIG of every DCLS layer, and the classifier where it has another number of classes. A layer
-    whose positions are in `state_dict` comes from a DCLS model and is loaded whole.
+    Those are weight, P and SIG of every DCLS layer, and the classifier with `fresh_head` or another number of classes.
+    A layer whose positions are in `state_dict` comes from a DCLS model and is loaded whole.
 
     Raises CheckpointError, before anything is loaded, where another name is missing, unexpected or of another shape.
     """
     own = model.state_dict()
-    fresh = _fresh(model, own, state_dict)
+    fresh = _fresh(model, own, state_dict, fresh_head)
     given = {name: value for name, value in state_dict.items() if name not in fresh}
     problems = misfit(own, given, optional=fresh)
     if problems:
@@ -78,7 +90,7 @@ def load_plain(model: nn.Module, state_dict: Mapping[str, Tensor]) -> list[str]:
     return [name for name in own if name in fresh]
 
 
-def _fresh(model: nn.Module, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> set[str]:
+def _fresh(model: nn.Module, own: Mapping[str, Tensor], given: Mapping[str, Tensor], fresh_head: bool) -> set[str]:
     names = {
         f"{layer}.{parameter}"
         for layer, _ in layers(model)
@@ -86,7 +98,9 @@ def _fresh(model: nn.Module, own: Mapping[str, Tensor], given: Mapping[str, Tens
         for parameter in ("weight", "P", "SIG")
     }
     heads = _classifiers(model)
-    names |= {name for name in own if name.startswith(heads) and name in given and given[name].shape != own[name].shape}
+    for name in own:
+        if name.startswith(heads) and name in given and (fresh_head or given[name].shape != own[name].shape):
+            names.add(name)
     return names
 
 

@@ -11,15 +11,17 @@ encoder are not bit for bit those of the published files: compare only what was 
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 SCRIPTS = Path(__file__).resolve().parent
-sys.path.insert(0, str(SCRIPTS.parent))
+sys.path[:0] = [str(SCRIPTS), str(SCRIPTS.parent)]
 
 import numpy as np  # noqa: E402  # the checkout need not be installed
+from command_line import OneLine  # noqa: E402
 from PIL import Image  # noqa: E402
 from rich.progress import track  # noqa: E402
 from torch.utils.data import DataLoader, Dataset  # noqa: E402
@@ -27,7 +29,7 @@ from torchvision import transforms  # noqa: E402
 
 from dcls.atomic import replacing, writable  # noqa: E402
 from dcls.data import FolderSource, robustness  # noqa: E402
-from dcls.errors import ConfigError, reported  # noqa: E402
+from dcls.errors import ConfigError, DataError, reported  # noqa: E402
 from dcls.randomness import key, seed_all  # noqa: E402
 
 SHOWN = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
@@ -36,7 +38,7 @@ SEEDED = ("impulse_noise", "glass_blur")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("val", help="folder with one folder a class")
     parser.add_argument("out", help="folder that becomes ImageNet-C")
     names = (*robustness.ALEXNET, *robustness.EXTRA)
@@ -45,13 +47,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--severities", nargs="+", type=int, choices=severities, default=list(severities))
     parser.add_argument("--workers", type=int, default=0, help="processes (0: this one)")
     asked = parser.parse_args(arguments)
+    if asked.workers < 0:
+        raise ConfigError(f"--workers={asked.workers}: must be a number from 0 on")
     package()
-    source = FolderSource(asked.val, ".", option="val")
+    with about_val(asked.val):
+        source = FolderSource(asked.val, ".", option="val")
     out = writable(asked.out, "out")
     work = DataLoader(Work(source, out, asked.corruptions, asked.severities), None, num_workers=asked.workers)
-    made = sum(track(work, "corrupting", total=len(source)))
+    made = 0
+    for count in track(work, "corrupting", total=len(source)):
+        if isinstance(count, str):
+            raise DataError(count)
+        made += count
     print(f"wrote {made} images to {out}; {len(source)} clean images of {len(source.class_names)} classes")
     return 0
+
+
+@contextmanager
+def about_val(val: str) -> Iterator[None]:
+    """What other scripts call data.root is `val` here."""
+    try:
+        yield
+    except DataError as error:
+        said = str(error).removeprefix(f"data.root={val}: ").removeprefix("data.root: ").removeprefix("val: ")
+        raise DataError(f"val={val}: {said}") from error
 
 
 def package() -> ModuleType:
@@ -65,8 +84,10 @@ def package() -> ModuleType:
 
 
 @dataclass
-class Work(Dataset[int]):
-    """Image -> how many of its corrupted files were missing; by then they are made."""
+class Work(Dataset[int | str]):
+    """Image -> how many of its corrupted files were missing; by then they are made. Or why it cannot be read: an error
+    raised in a worker process arrives with its whole traceback as its text.
+    """
 
     source: FolderSource
     out: Path
@@ -76,7 +97,14 @@ class Work(Dataset[int]):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index: int) -> int:
+    def __getitem__(self, index: int) -> int | str:
+        try:
+            with about_val(self.source.folder):
+                return self._made(index)
+        except DataError as error:
+            return str(error)
+
+    def _made(self, index: int) -> int:
         name = Path(self.source.describe(index)).relative_to(self.source.folder)
         wanted = [(each, severity, self.out / each / str(severity) / name) for each in self.corruptions
                   for severity in self.severities]  # fmt: skip

@@ -23,13 +23,14 @@ from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NoReturn
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
 
 import timm  # noqa: E402  # the checkout need not be installed
 import torch  # noqa: E402
+from command_line import OneLine  # noqa: E402
 from huggingface_hub.errors import HfHubHTTPError  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
@@ -88,13 +89,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 # What is asked
-
-
-class OneLine(argparse.ArgumentParser):
-    """Says what is wrong as everything here does."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see --help")
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -33,10 +33,11 @@ from torch import Tensor, nn  # noqa: E402
 
 import models  # noqa: E402
 from dcls import composition, data  # noqa: E402
-from dcls.analysis import heatmaps, plots  # noqa: E402
+from dcls.analysis import complexity, heatmaps, plots  # noqa: E402
 from dcls.analysis.alignment import HUMAN_CEILING, SIDE, alignment, human_maps, rank_correlation  # noqa: E402
 from dcls.atomic import writable, write_text  # noqa: E402
 from dcls.config import EvalConfig  # noqa: E402
+from dcls.data import robustness  # noqa: E402
 from dcls.data.clickme import CLASSES  # noqa: E402
 from dcls.engine import evaluation, processes  # noqa: E402
 from dcls.errors import ConfigError, reported  # noqa: E402
@@ -71,6 +72,8 @@ def main(arguments: Sequence[str]) -> int:
     folder = writable(folder_of(config), "out")
     with processes.join(config.runtime.device) as world:
         subject = wanted(config)
+        shown = {**subject.shown, **config.data}
+        complexity.count(subject.model, (shown["channels"], shown["eval_size"], shown["eval_size"]))
         clickme = data.ClickMe(asked.clickme, transform(subject, config))
         count = min(asked.limit or len(clickme), len(clickme))
         network = Network(subject.model, asked.methods, world.device)
@@ -80,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
     for name, each in scores.items():
         found = alignment(each)
         print(
-            f"{name:9}  score {found.score:.4f} ± {found.standard_error:.4f}  ({found.images:,} images, "
+            f"{name:9}  score {_number(found.score)} ± {_number(found.standard_error)}  ({found.images:,} images, "
             f"{found.skipped:,} skipped)"
         )
     print(f"wrote {folder / 'gradcam.json'} and gradcam.png")
@@ -119,6 +122,10 @@ def _whole(name: str, value: str) -> int:
     return int(value)
 
 
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4f}"
+
+
 def wanted(config: EvalConfig) -> Subject:
     """The one model. ConfigError for several, or for one whose outputs are not ImageNet's classes."""
     found = subjects(config)
@@ -127,6 +134,8 @@ def wanted(config: EvalConfig) -> Subject:
     outputs = found[0].model.num_classes
     if outputs != CLASSES:
         raise ConfigError(f"{found[0].name} has {outputs} outputs: ClickMe's labels are ImageNet's {CLASSES:,} classes")
+    if found[0].class_names is not None and tuple(found[0].class_names) != robustness.SYNSETS:
+        raise ConfigError(f"{found[0].name} has other classes than ImageNet's synsets in their order: ClickMe's labels")
     return found[0]
 
 

@@ -13,6 +13,7 @@ Prints a table and writes probe.json and probe.csv to `run.dir`, by default the 
 import csv
 import io
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import numpy as np  # noqa: E402
 from rich.console import Console  # noqa: E402  # the checkout need not be installed
 from rich.progress import track  # noqa: E402
 from rich.table import Table  # noqa: E402
@@ -79,7 +81,9 @@ def main(arguments: Sequence[str]) -> int:
             raise ConfigError("--nproc_per_node: features are computed by one process; start it with python")
         folder = writable(folder_of(config), "run.dir")
         choose_backend(config.runtime, world)
-        tables = [list(probed(subject, config, asked, world)) for subject in subjects(config)]
+        # All of them first: a fault of the last one must not cost the features of the others.
+        work = [opened(subject, config, asked) for subject in subjects(config)]
+        tables = [list(probed(*each, config, asked, world)) for each in work]
     for rows in tables:
         show(rows)
     write([row for rows in tables for row in rows], folder)
@@ -100,10 +104,10 @@ def parsed(arguments: Sequence[str]) -> tuple[Asked, list[str]]:
         raise ConfigError(
             f"k={given['k']} temperature={given['temperature']}: must be numbers, such as k=1,20"
         ) from error
-    if min(k) < 1:
-        raise ConfigError(f"k={given['k']}: must be numbers of neighbours from 1 on, such as 1,20")
-    if not temperature > 0:
-        raise ConfigError(f"temperature={temperature:g}: must be above 0; the published one is 0.07")
+    if min(k) < 1 or len(set(k)) < len(k):
+        raise ConfigError(f"k={given['k']}: must be different numbers of neighbours from 1 on, such as 1,20")
+    if not 0 < temperature < math.inf:
+        raise ConfigError(f"temperature={temperature:g}: must be a number above 0; the published one is 0.07")
     rest = ["".join(pair) for pair in pairs if pair[0] not in own]
     return Asked(k, temperature, given["data.train_split"]), rest
 
@@ -123,8 +127,11 @@ def configured(arguments: Sequence[str], asked: Asked) -> EvalConfig:
 # Features
 
 
-def probed(subject: Subject, config: EvalConfig, asked: Asked, world: processes.World) -> Iterator[dict[str, Any]]:
-    """The rows of a checkpoint."""
+Sources = tuple[data.Source, data.Source]
+
+
+def opened(subject: Subject, config: EvalConfig, asked: Asked) -> tuple[Subject, DataConfig, Sources]:
+    """A checkpoint, how images are shown to it, and the training and test images. Raises ConfigError."""
     shown = composition.complete_data(config.data, subject.shown)
     if shown.train_split == shown.val_split:
         raise ConfigError(f"data.val_split={shown.val_split} is data.train_split too: test on other images")
@@ -132,6 +139,18 @@ def probed(subject: Subject, config: EvalConfig, asked: Asked, world: processes.
     sources = data.open_splits(*splits, val_images=config.data.get("val_images"))
     if max(asked.k) > len(sources[0]):
         raise ConfigError(f"k={max(asked.k)}: data.train_split={shown.train_split} has {len(sources[0])} images")
+    if (most := int(np.bincount(sources[0].labels).max())) < probes.HELD_OUT:
+        raise ConfigError(
+            f"data.train_split={shown.train_split}: found at most {most} images of a class, expected "
+            f"{probes.HELD_OUT}, of which one chooses the linear probe's penalty"
+        )
+    return subject, shown, sources
+
+
+def probed(
+    subject: Subject, shown: DataConfig, sources: Sources, config: EvalConfig, asked: Asked, world: processes.World
+) -> Iterator[dict[str, Any]]:
+    """The rows of a checkpoint."""
     model = evaluation.fused(subject.model, channels_last=config.runtime.channels_last).to(world.device)
     train, test = (features(model, shown, source, config, world) for source in sources)
     common = {"checkpoint": subject.name, "images": len(test.labels), "train_images": len(train.labels)}

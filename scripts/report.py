@@ -13,6 +13,7 @@ images), device (auto, cpu, cuda), threads (of a CPU; 0: torch's choice).
 
 import base64
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,6 +49,7 @@ OPTIONS = {"run.dir": "", "against": "", "out": "", "data.root": "", "batch": "1
 TOLD = {"format", "config", "class_names", "history", "positions"}  # of a run, by its checkpoints
 FIELD_IMAGES = 32
 HEAT_IMAGES = 6
+MOST_THREADS = 1024
 CLASSES_SHOWN = 12
 UNKNOWN = "-"
 
@@ -78,10 +80,12 @@ def main(arguments: Sequence[str]) -> int:
         print(__doc__)
         return 0
     asked = parsed(arguments)
-    threads = number(asked, "threads")
+    threads = number(asked, "threads", most=MOST_THREADS)
     with processes.join(asked["device"], threads or None) as world:
         runs = opened(asked)
         out = Path(asked["out"] or Path(asked["run.dir"]) / "report.html")
+        if out.is_dir():
+            raise ConfigError(f"out={out}: found a folder, expected the name of a file, such as {out / 'report.html'}")
         writable(out.parent, "out")
         write_text(out, page(runs, precision(world.device), world, number(asked, "batch", least=1)))
     print(f"wrote {out}")
@@ -104,9 +108,11 @@ def parsed(arguments: Sequence[str]) -> dict[str, str]:
     return asked
 
 
-def number(asked: Mapping[str, str], name: str, least: int = 0) -> int:
-    if not asked[name].isdecimal() or int(asked[name]) < least:
-        raise ConfigError(f"{name}={asked[name]}: must be a number from {least} on")
+def number(asked: Mapping[str, str], name: str, least: int = 0, most: float = math.inf) -> int:
+    if not asked[name].isdecimal() or not least <= int(asked[name]) <= most:
+        raise ConfigError(
+            f"{name}={asked[name]}: must be a number from {least} {'on' if most == math.inf else f'to {most}'}"
+        )
     return int(asked[name])
 
 
@@ -153,10 +159,19 @@ def open_run(name: str, option: str, folder: Path, config: EvalConfig) -> Run:
     if not saved["history"]:
         raise ConfigError(f"{option}={folder}: {path} is from before the end of the first epoch; expected a later one")
     trial = prepared(of_a_run(str(path), saved, models.weights_of(saved)), config)
-    summary = folder / "summary.json"
-    recorded = json.loads(summary.read_text()) if summary.is_file() else {}
     _, surgery = network_as_built(saved)
-    return Run(name, saved, trial, surgery, recorded)
+    return Run(name, saved, trial, surgery, summary_of(option, folder))
+
+
+def summary_of(option: str, folder: Path) -> Mapping[str, Any]:
+    path = folder / "summary.json"
+    try:
+        recorded = json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError:
+        recorded = None
+    if not isinstance(recorded, dict):
+        raise ConfigError(f"{option}={folder}: {path} is torn, expected what train.py writes there; remove it")
+    return recorded
 
 
 # The page
@@ -173,9 +188,10 @@ def page(runs: Sequence[Run], numeric: Precision, world: processes.World, batch:
         facts=facts(runs),
         curves=figures(panels.curves({each.name: each.rows for each in runs}), "curve over the epochs"),
         stages=stages(run),
+        groups=len(positions.limits(run.trial.subject.model)),
         kernels={each.name: kernel_figures(each) for each in runs},
         fields=fields(runs, numeric),
-        field_images=FIELD_IMAGES,
+        field_images=min(FIELD_IMAGES, len(run.trial.source)),
         heat=heat(runs, numeric),
         comparison=compared(runs, numeric, world, batch),
         costs=costs(runs),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 import eval as evaluation
@@ -308,6 +310,45 @@ def test_fine_tuning_starts_from_a_checkpoint_and_spares_lower_layers(finished, 
     positions = {name: scale for name, scale in scales.items() if name.startswith("position")}
     assert len(positions) == 3
     assert all(scale == 5 * scales[name.replace("position", "decay")] for name, scale in positions.items())
+
+
+def test_a_head_of_other_classes_starts_fresh(finished, image_tree, tmp_path, capsys):
+    """As many, by other names."""
+    shutil.copytree(image_tree, tmp_path / "tree")
+    for split in ("train", "val"):
+        (tmp_path / "tree" / split / "class3").rename(tmp_path / "tree" / split / "other")
+    source = finished / "checkpoints" / "last.pt"
+    more = [
+        f"model.init_from={source}",
+        "recipe.epochs=1",
+        "recipe.warmup_epochs=0",
+        "recipe.lr=1e-8",
+        "recipe.lr_min=0",
+    ]
+    assert run(options(tmp_path / "tree", tmp_path / "run", *more, "seed=7", "ema.decay=0")) == 0
+    assert "the head starts fresh: its classes have other names" in capsys.readouterr().out
+    tuned, before = load(tmp_path / "run" / "checkpoints" / "last.pt")["model"], load(source)["ema"]
+    torch.testing.assert_close(tuned["stem.0.weight"], before["stem.0.weight"], rtol=0, atol=1e-4)
+    assert (tuned["head.fc.weight"] - before["head.fc.weight"]).abs().max() > 0.01
+
+
+def test_a_checkpoint_that_contradicts_itself_is_one_line(finished, tmp_path, capsys):
+    saved = load(finished / "checkpoints" / "last.pt")
+    for change, said in (
+        ({"class_names": ["one"]}, "its weights do not fit its configuration: 2 of another shape, as head.fc.weight"),
+        ({"format": 99}, "found a checkpoint of format 99, expected 1"),
+        ({"config": {}}, "its configuration is no run's of this framework: KeyError('data') is missing"),
+    ):
+        torch.save(saved | change, tmp_path / "changed.pt")
+        assert reported(lambda: evaluation.main([f"checkpoint={tmp_path / 'changed.pt'}"])) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert f"checkpoint={tmp_path / 'changed.pt'}: {said}" in error
+
+
+def test_a_network_of_grey_images_is_shown_such():
+    shown = evaluation.of_timm("grey", timm.create_model("test_convnext", in_chans=1)).shown
+    assert (shown["channels"], len(shown["mean"]), len(shown["std"])) == (1, 1, 1)
 
 
 def test_debug_runs_a_little_of_everything(image_tree, tmp_path):

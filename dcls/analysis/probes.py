@@ -79,13 +79,14 @@ def linear_probe(train: Tensor, labels: Tensor, classes: int, *, tracked: Tracke
     mean, scale = train.mean(0), train.std(0)
     scale = scale.where(scale > 0, 1.0)
     standard = (train - mean) / scale
-    begin = weight = train.new_zeros(classes, train.shape[1] + 1)
-    scores = {}
+    weight = train.new_zeros(classes, train.shape[1] + 1)
+    scores, weights = {}, {}
     for penalty in tracked(PENALTIES):
-        weight = _fitted(standard[~held_out], labels[~held_out], weight, penalty)
+        weight = weights[penalty] = _fitted(standard[~held_out], labels[~held_out], weight, penalty)
         scores[penalty] = top1(_logits(standard[held_out], weight), labels[held_out])
     best = max(scores, key=lambda penalty: scores[penalty])
-    return Probe(_fitted(standard, labels, begin, best), mean, scale, best, scores[best])
+    # From the solution that was chosen: from zeros, a weak penalty takes more steps than there are.
+    return Probe(_fitted(standard, labels, weights[best], best), mean, scale, best, scores[best])
 
 
 def top1(scores: Tensor, labels: Tensor) -> float:
@@ -102,7 +103,10 @@ def _every(n: int, labels: Tensor) -> Tensor:
 
 
 def _fitted(features: Tensor, labels: Tensor, begin: Tensor, penalty: float) -> Tensor:
-    """The weight that minimises mean cross-entropy + penalty / 2 x the sum of squares of all but the bias."""
+    """The weight that minimises mean cross-entropy + penalty / 2 x the sum of squares of all but the bias.
+
+    As near to it as ITERATIONS steps from `begin` come.
+    """
     weight = begin.clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
         [weight], max_iter=ITERATIONS, tolerance_grad=1e-6, history_size=10, line_search_fn="strong_wolfe"

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from dcls.data.folders import UNREADABLE
 from dcls.data.tfrecords import TFRecordFile, Values
 from dcls.data.transforms import Transform
 from dcls.errors import DataError
@@ -70,7 +71,7 @@ def _decoded(example: Mapping[str, Values], name: str, mode: str) -> Tensor:
         raise DataError(f"{name} is {data!r}, expected a JPEG image")
     try:
         image = Image.open(io.BytesIO(data)).convert(mode)
-    except OSError as error:
+    except UNREADABLE as error:
         raise DataError(f"{name} has {len(data)} bytes that are no image, expected a JPEG image") from error
     if image.size != (SIDE, SIDE):
         raise DataError(f"{name} has {image.width} x {image.height} pixels, expected {SIDE} x {SIDE}")

@@ -158,10 +158,12 @@ def load(path: Path | str, option: str = "checkpoint") -> dict[str, Any]:
 
 def _reason(error: Exception) -> str:
     """The one sentence of torch's advice that says what is wrong with the file."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    lines = str(error).strip().splitlines() or [""]
     mark = "WeightsUnpickler error: "
     said = [line.partition(mark)[2] for line in lines if mark in line]
-    return (said or lines)[0].partition(". ")[0]
+    reason = (said or lines)[0].partition(". ")[0]
+    # Of other files a pickle's reader says nothing, or the first byte.
+    return reason if " " in reason else "it is neither a zip archive nor a pickle of tensors"
 
 
 class _Digesting:

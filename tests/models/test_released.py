@@ -1,5 +1,6 @@
 """Checkpoints as the papers' repositories save them, against timm's networks with the reference package's layers."""
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -245,12 +246,14 @@ def test_blocks_with_positions_of_their_own_keep_them(small):
         ({}, {"dilated_kernel_size": 5}, "kernel_count=34 gives 34 taps, but dilated_kernel_size=5x5 has 25 cells"),
         ({"stages.0.0.dwconv.P": 11.0}, {}, r"conv_dw.P reaches 11.0 cells .* v0 kernel of 17 x 17: give the size"),
         ({}, {"dilated_kernel_size": 9}, r"conv_dw.P reaches [78]\.\d cells .* v0 kernel of 9 x 9: give the size"),
+        ({"stages.0.0.dwconv.P": math.nan}, {}, r"conv_dw.P reaches nan cells"),
         ({"stages.0.0.gamma": None}, {}, "look like convnext_tiny's .* 1 missing, as stages.0.blocks.0.gamma"),
         ({"stages.0.0.extra": 1.0}, {}, "1 unexpected, as stages.0.blocks.0.extra"),
         ({"stages.0.0.dwconv.P": None}, {}, "missing, as stages.0.blocks.0.conv_dw.P"),
         ({}, {"name": "", "depths": None, "dims": None}, r"ConvNeXt's with \(1, 2, 1, 1\) blocks and 8 channels"),
         ({}, {"name": "resnet18", "depths": None, "dims": None}, "model.name=resnet18 does not fit the weights"),
         ({}, {"name": "resnet18", "version": "v1"}, "surgery.version=v1 has no effect: model.name=resnet18 is loaded"),
+        ({"downsample_layers.0.0.weight": [8]}, {}, r"downsample_layers.0.0.weight has the shape \[8\], expected four"),
         (
             {"head.weight": None},
             {"name": ""},
@@ -260,7 +263,11 @@ def test_blocks_with_positions_of_their_own_keep_them(small):
 )
 def test_what_does_not_fit_is_refused(small, change, options, line):
     weights = {key: value for key, value in small.items() if change.get(key, 0) is not None}
-    weights |= {key: torch.full_like(small.get(key, torch.zeros(1)), value) for key, value in change.items() if value}
+    weights |= {
+        key: torch.zeros(value) if isinstance(value, list) else torch.full_like(small.get(key, torch.zeros(1)), value)
+        for key, value in change.items()
+        if value
+    }
     options = {key: value for key, value in (SMALL_NAME | options).items() if value is not None}
     with pytest.raises(ConfigError, match=line):
         models.restore(weights, **options)

@@ -70,6 +70,7 @@ def test_other_weights_are_refused_before_anything_is_loaded(change, match):
         ({"model": {"a": 1}, "ema": {"a": 2}}, "auto", 2),
         ({"model": {"a": 1}, "ema": None}, "auto", 1),
         ({"model": {"a": 1}, "model_ema": {"a": 2}}, "model", 1),
+        ({"model": {"a": 1}, "model_ema": {}}, "auto", 1),
         ({"state_dict": {"module.a": 1}, "state_dict_ema": {"module.a": 2}}, "ema", 2),
         ({"state_dict": {"_orig_mod.a": 1}}, "auto", 1),
         ({"a": 1}, "model", 1),
@@ -87,6 +88,19 @@ def test_a_file_without_the_weights_asked_for_is_refused():
         models.weights_of({"model": {"a": torch.zeros(1)}}, "ema")
     with pytest.raises(CheckpointError, match=r"weights=auto: .* but optimizer"):
         models.weights_of({"optimizer": {"lr": 1}})
+
+
+@pytest.mark.parametrize(
+    ("found", "line"),
+    [
+        ({"a": 3}, "found 'a', a int, among the weights"),
+        ({7: torch.zeros(1)}, "found 7, a Tensor, among the weights"),
+        ({"head.weight": torch.tensor(1.0)}, "found a single number as head.weight"),
+    ],
+)
+def test_what_cannot_be_weights_is_refused(found, line):
+    with pytest.raises(CheckpointError, match=line):
+        models.weights_of({"model": {"b": torch.zeros(1)} | found})
 
 
 def test_a_network_is_made_from_its_weights_with_their_classes():

@@ -50,6 +50,22 @@ def test_a_corrupted_image_depends_on_its_address_alone(clean, tmp_path, capsys)
     assert files(second) == made
 
 
-def test_bad_input_is_one_line(tmp_path, capsys):
-    assert run(tmp_path / "no", tmp_path / "out") == 2
-    assert capsys.readouterr().err.count("\n") == 1
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["{tmp}/no", "{tmp}/out"], "val={tmp}/no: no such folder"),
+        (["{tmp}/val"], "the following arguments are required: out"),
+        (["{tmp}/val", "{tmp}/out", "--severities", "9"], "invalid choice: 9"),
+        (["{tmp}/val", "{tmp}/out", "--workers", "-1"], "--workers=-1: must be a number from 0 on"),
+        (["{tmp}/val", "{tmp}/out", "--workers", "1"], "val={tmp}/val: cannot read image '{tmp}/val/dog/x.JPEG'"),
+    ],
+)
+def test_bad_input_is_one_line(clean, tmp_path, capsys, arguments, expected):
+    torn = clean / "dog" / "x.JPEG"
+    torn.write_bytes(torn.read_bytes()[:500])
+    few = ["--corruptions", "contrast"] if len(arguments) > 1 else []
+    assert run(*(each.format(tmp=tmp_path) for each in arguments), *few) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "Traceback" not in error
+    assert expected.format(tmp=tmp_path) in error

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 
 import models
 from dcls.analysis.alignment import human_maps
-from dcls.data import ClickMe, eval_transform
+from dcls.data import ClickMe, eval_transform, robustness
 from dcls.errors import DataError, reported
 from scripts import gradcam
 from tests.data.records import example, framed
@@ -156,6 +157,16 @@ def test_a_shard_cut_short_is_one_line_with_found_and_expected(small, shards, tm
         f"error: {tmp_path / 'val-10.tfrecords'} is cut short: the record at byte {start} has {last - 1000} bytes, "
         f"expected {last}\n"
     )
+
+
+def test_a_run_whose_classes_stand_in_another_order_is_refused(small, tmp_path, monkeypatch, capsys):
+    found = gradcam.subjects
+    order = robustness.SYNSETS[::-1]
+    monkeypatch.setattr(
+        gradcam, "subjects", lambda config: [replace(each, class_names=order) for each in found(config)]
+    )
+    assert run(*small, f"out={tmp_path}") == 2
+    assert "has other classes than ImageNet's synsets in their order" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -65,10 +65,12 @@ def test_a_table_and_files_of_what_features_are_worth(weights, image_tree, tmp_p
 @pytest.mark.parametrize(
     ("option", "line"),
     [
-        ("k=0", "k=0: must be numbers of neighbours from 1 on"),
+        ("k=1,1", "k=1,1: must be different numbers of"),
+        ("temperature=inf", "temperature=inf: must be a number above 0"),
+        ("k=0", "k=0: must be different numbers of neighbours from 1 on"),
         ("k=many", "k=many temperature=0.07: must be numbers"),
         ("k=65", "k=65: data.train_split=train has 64 images"),
-        ("temperature=0", "temperature=0: must be above 0"),
+        ("temperature=0", "temperature=0: must be a number above 0"),
         ("data.train_split=val", "data.val_split=val is data.train_split too"),
         ("data.train_split=fit", "data.train_split=fit"),
         ("fuse=true", "fuse=true has no effect: the network is fused always"),

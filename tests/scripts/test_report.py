@@ -160,7 +160,10 @@ def test_runs_of_one_name_are_told_apart():
         (["run.dir={root}/dcls", "against={root}/none"], "against="),
         (["run.dir={root}/dcls", "against={root}/plain/../dcls"], "that is run.dir itself"),
         (["run.dir={root}/dcls", "batch=0"], "batch=0: must be a number from 1 on"),
-        (["run.dir={root}/dcls", "threads=two"], "threads=two: must be a number from 0 on"),
+        (["run.dir={root}/dcls", "threads=two"], "threads=two: must be a number from 0 to 1024"),
+        (["run.dir={root}/dcls", "threads=5000"], "threads=5000: must be a number from 0 to 1024"),
+        (["run.dir={root}/dcls", "out={root}"], "found a folder, expected the name of a file"),
+        (["run.dir={root}/half"], "half/summary.json is torn"),
         (["run.dir={root}/dcls", "device=tpu"], "device=tpu: choose one of"),
         (["run.dir={root}/dcls", "data.root={root}/none"], "data.root"),
     ],
@@ -172,6 +175,9 @@ def test_bad_input_is_one_line(runs, capsys, arguments, expected):
     for name, saved in (("other", {"model": {"weight": torch.zeros(1)}}), ("young", begun)):
         (runs / name / "checkpoints").mkdir(parents=True, exist_ok=True)
         torch.save(saved, runs / name / "checkpoints" / "last.pt")
+    (runs / "half").mkdir(exist_ok=True)
+    (runs / "half" / "summary.json").write_text('{"top1": ')
+    shutil.copytree(runs / "dcls" / "checkpoints", runs / "half" / "checkpoints", dirs_exist_ok=True)
     given = [argument.format(root=runs) for argument in arguments]
     assert reported(lambda: report.main(given or ["out=x.html"])) == 2
     message = capsys.readouterr().err
