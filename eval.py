@@ -141,7 +141,7 @@ def of_a_run(path: str, saved: Mapping[str, Any], weights: Mapping[str, torch.Te
 def of_timm(name: str, model: nn.Module) -> Subject:
     """A timm network, which knows how images are shown to it but not which."""
     timms = timm.data.resolve_model_data_config(model)
-    side, channels = timms["input_size"][-1], models.colours(model)
+    side, channels = timms["input_size"][-1], models.colours(model) or timms["input_size"][0]
     shown = {"channels": channels, "image_size": side, "eval_size": side}
     shown |= {key: timms[key] for key in ("crop_pct", "interpolation", "crop_mode")}
     for key in ("mean", "std"):
