@@ -45,6 +45,8 @@ def _tensors(named: Mapping[Any, Any]) -> dict[str, Tensor]:
 
 def create_from(name: str, weights: Mapping[str, Tensor], **options: Any) -> nn.Module:
     """The timm network `name` with these weights, their classes and colours. CheckpointError where they do not fit."""
+    if ":" in name:
+        raise CheckpointError(f"model.name={name} has weights of its own: leave the file out, or give timm's name")
     classifier = weights.get(f"{get_pretrained_cfg_value(name, 'classifier')}.weight")
     if classifier is not None:
         options["num_classes"] = len(classifier)

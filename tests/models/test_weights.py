@@ -112,3 +112,5 @@ def test_a_network_is_made_from_its_weights_with_their_classes():
         CheckpointError, match=r"model.name=test_convnext does not fit the weights: .* missing, as stem.0.weight"
     ):
         models.create_from("test_convnext", source.state_dict())
+    with pytest.raises(CheckpointError, match=r"model.name=local-dir:/x has weights of its own: leave the file out"):
+        models.restore(source.state_dict(), name="local-dir:/x")
