@@ -171,7 +171,7 @@ def start(config: Config, model: nn.Module, world: processes.World, classes: Seq
             source, theirs = network_of_a_run(saved, weights), list(saved["class_names"])
         else:
             source, theirs = models.donor(weights, model, asked, **config.model.args), None
-        same = None in (classes, theirs) or list(classes or ()) == theirs
+        same = classes is None or theirs is None or list(classes) == theirs
         return [f"weights from {file}", *models.transfer(model, source, same_classes=same)]
 
 
@@ -191,7 +191,7 @@ def network_of_a_run(saved: Mapping[str, Any], weights: Mapping[str, torch.Tenso
     try:
         model, _ = network_as_built(saved)
     except (KeyError, TypeError) as error:
-        raise CheckpointError(f"its configuration is no run's of this framework: {error!r} is missing") from error
+        raise CheckpointError(f"its configuration is no run's of this framework ({error!r})") from error
     if problems := models.misfit(model.state_dict(), weights):
         raise CheckpointError(f"its weights do not fit its configuration: {problems}")
     model.load_state_dict(weights)

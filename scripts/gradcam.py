@@ -73,6 +73,7 @@ def main(arguments: Sequence[str]) -> int:
     with processes.join(config.runtime.device) as world:
         subject = wanted(config)
         shown = {**subject.shown, **config.data}
+        # Images that the network cannot take are found here, before the shards are opened.
         complexity.count(subject.model, (shown["channels"], shown["eval_size"], shown["eval_size"]))
         clickme = data.ClickMe(asked.clickme, transform(subject, config))
         count = min(asked.limit or len(clickme), len(clickme))

@@ -303,10 +303,10 @@ def show_robustness(root: Path, path: Path, asked: Asked) -> None:
     commands, notes = robustness.commands(lines, sets), [*robustness.NOTES]
     if commands:
         notes.append(f"not run here: {len(commands)} evaluations:")
-    table = [("model", "parameters", "FLOPs", *(each.column for each in robustness.SETS.values()), "paper")]
+    table = [("model", "parameters", "FLOPs", *robustness.COLUMNS.values(), "paper")]
     for line in lines:
         costs = f"{line.params:,}", resolved.flops_text(line.flops)
-        table.append((line.label, *costs, *map(line.cell, robustness.SETS), NOT_RUN))
+        table.append((line.label, *costs, *map(line.cell, robustness.COLUMNS), NOT_RUN))
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(table)
     write_text(path.with_suffix(".csv"), text.getvalue())

@@ -73,11 +73,11 @@ def robustness_scores(path: Path, table: Sequence[robustness.Line], title: str) 
     if not any(rows for line in table for rows in line.found.values()):
         return False
     figure, axis = _axes((7.5, 1.6 + 0.3 * len(table)))
-    for colour, (kind, each) in zip(cycle(COLOURS), robustness.SETS.items(), strict=False):
+    for colour, (kind, column) in zip(cycle(COLOURS), robustness.COLUMNS.items(), strict=False):
         points = [(row, fmean(scores)) for row, line in enumerate(table) if (scores := line.scores(kind))]
         if points:
             rows, means = zip(*points, strict=True)
-            axis.plot(means, rows, "s" if kind == "imagenet_c" else "o", color=colour, label=each.column, markersize=5)
+            axis.plot(means, rows, "s" if kind == "imagenet_c" else "o", color=colour, label=column, markersize=5)
     _rows(axis, [line.label for line in table])
     axis.set_xlabel("top-1, %; squares: mCE, %, of which less is better")
     axis.legend(frameon=False, fontsize=8)

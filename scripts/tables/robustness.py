@@ -5,27 +5,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any
 
+import yaml
+
+from dcls.config import CONFIGS
+from dcls.data.robustness import ALEXNET, SEVERITIES
 from models.shortcuts import RELEASED
 from tables import cost, results
 from tables.arms import EMA_NOTE, IMAGENET, PADDED_NOTE
 
-
-class Set(NamedTuple):
-    """A robustness set: its column, and the images of all of it (ImageNet-C: its 15 corruptions at 5 severities)."""
-
-    column: str
-    images: int
-
-
-SETS = {
-    "imagenet_c": Set("-C: mCE %", 75 * results.VALIDATION_IMAGES),
-    "imagenet_a": Set("-A", 7_500),
-    "imagenet_r": Set("-R", 30_000),
-    "imagenet_sketch": Set("-Sketch", 50_889),
-    "imagenet_v2": Set("-V2", 10_000),
-    "imagenet_real": Set("ReaL", 46_837),
+COLUMNS = {
+    "imagenet_c": "-C: mCE %",
+    "imagenet_a": "-A",
+    "imagenet_r": "-R",
+    "imagenet_sketch": "-Sketch",
+    "imagenet_v2": "-V2",
+    "imagenet_real": "ReaL",
 }
 TITLE = "ImageNet's robustness sets: ConvNeXt and its DCLS variant"
 NOTES = (
@@ -49,7 +45,7 @@ class Subject:
 
     @property
     def there(self) -> bool:
-        return self.folder.name in RELEASED or Path(self.checkpoint).is_file()
+        return self.checkpoint in RELEASED or Path(self.checkpoint).is_file()
 
     def command(self, kind: str, sets: str) -> str:
         where = f"data.root={Path(sets or '/path/to', folder_of(kind))}", f"run.dir={self.folder}"
@@ -74,8 +70,8 @@ class Line:
         if not rows:
             return "-"
         # Of a part of the set, if any is.
-        part = next((row for row in rows if row.get("images") != SETS[kind].images), None)
-        return results.spread(scores) if part is None else results.of_images(fmean(scores), part, SETS[kind].images)
+        part = next((row for row in rows if row.get("images") != images_of(kind)), None)
+        return results.spread(scores) if part is None else results.of_images(fmean(scores), part, images_of(kind))
 
 
 def lines(seeds: Sequence[int], root: Path, options: Sequence[str]) -> Iterator[Line]:
@@ -86,8 +82,14 @@ def lines(seeds: Sequence[int], root: Path, options: Sequence[str]) -> Iterator[
         released = (Subject(arm.released, root / arm.released),) if arm.released else ()
         for label, subjects in ((arm.label, trained), (f"{arm.label}, released", released)):
             if subjects:
-                found = {kind: [row for each in subjects if (row := each.row(kind))] for kind in SETS}
+                found = {kind: [row for each in subjects if (row := each.row(kind))] for kind in COLUMNS}
                 yield Line(label, costs.params, costs.flops, subjects, found)
+
+
+def images_of(kind: str) -> int:
+    """Of a whole set; of ImageNet-C all corruptions at all severities."""
+    images = yaml.safe_load((CONFIGS / "data" / f"{kind}.yaml").read_text())["val_images"]
+    return images * len(ALEXNET) * len(SEVERITIES) if kind == "imagenet_c" else images
 
 
 def folder_of(kind: str) -> str:
@@ -100,7 +102,7 @@ def commands(table: Sequence[Line], sets: str, *, ready: bool = False) -> list[s
     return [
         subject.command(kind, sets)
         for line in table
-        for kind in SETS
+        for kind in COLUMNS
         for subject in line.subjects
         if not subject.row(kind) and (not ready or (subject.there and Path(sets, folder_of(kind)).is_dir()))
     ]
