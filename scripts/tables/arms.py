@@ -139,11 +139,30 @@ RESNET50 = Table(
         "mini": (
             _small_resnet("resnet_plain", "ResNet-18 (narrow), 3x3", "surgery=none"),
             _small_resnet("resnet_dilated", "the same, dilation 2", "surgery=dilated"),
-            _small_resnet("resnet_dcls", "DCLS v0, 7x7", "surgery=dcls_resnet"),
+            _small_resnet("resnet_dcls", "DCLS v0, 7x7, 4 taps", "surgery=dcls_resnet"),
+            _small_resnet("resnet_dcls_5", "DCLS v0, 7x7, 5 taps", "surgery=dcls_resnet", "surgery.kernel_count=5"),
+            _small_resnet("resnet_dcls_v1", "DCLS v1, 7x7, 4 taps", "surgery=dcls_resnet", "surgery.version=v1"),
+            _small_resnet(
+                "resnet_dcls_max",
+                "DCLS max, 7x7, 4 taps, SIG from 0.5",
+                "surgery=dcls_resnet",
+                "surgery.version=max",
+                "surgery.sigma_init=0.5",
+            ),
+            _small_resnet(
+                "resnet_dcls_gauss", "DCLS gauss, 7x7, 4 taps", "surgery=dcls_resnet", "surgery.version=gauss"
+            ),
+            _small_resnet(
+                "resnet_frozen",
+                "v0, positions frozen at their start",
+                "surgery=dcls_resnet",
+                "surgery.position_lr_scale=0",
+            ),
             _small_resnet("resnet_large_kernel", "dense 7x7 (more weights)", "surgery=large_kernel"),
         ),
     },
     (EMA_NOTE, PADDED_NOTE, "the values of the paper's ResNet-50 recipe are published nowhere; ours is A3 (configs)"),
+    pairs=(("resnet_dcls", "resnet_frozen"),),
 )
 
 INTERPOLATIONS = Table(
