@@ -124,7 +124,7 @@ def convolve_into(
         address(output, batch, rows.outputs, columns.outputs, channels),
     )
     code = _code("convolution", machine, channels, rows, columns, turned)
-    _run(code, batch, batch * blocks, rows.outputs, addresses)
+    _run(code, batch, batch * _tasks(machine, channels), rows.outputs, addresses)
 
 
 def add_gradients(
@@ -139,7 +139,15 @@ def add_gradients(
         address(of_bias, blocks * machine.lanes),
         address(of_kernel, blocks, rows.taps, columns.taps, machine.lanes),
     )
-    _run(_code("kernel_gradient", machine, channels, rows, columns), batch, blocks, rows.taps, addresses)
+    code = _code("kernel_gradient", machine, channels, rows, columns)
+    _run(code, batch, _tasks(machine, channels), rows.taps, addresses)
+
+
+def _tasks(machine: "Machine", channels: int) -> int:
+    """Tasks that the channels are divided into."""
+    from dcls.ops.vector_code import blocks_of_task
+
+    return channels // machine.lanes // blocks_of_task(machine, channels)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -154,6 +154,9 @@ class Writer:
     def smaller(self, a: ir.Value, b: ir.Value) -> ir.Value:
         return self.at.select(self.at.icmp_signed("<", a, b), a, b)
 
+    def larger(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self.at.select(self.at.icmp_signed("<", a, b), b, a)
+
     def table(self, rows: Sequence[tuple[int, ...]]) -> Callable[[ir.Value], list[ir.Value]]:
         """Constants in memory: a function from the index of a row to its entries."""
         width, flat = len(rows[0]), [number for row in rows for number in row]
