@@ -311,11 +311,11 @@ def kernel_gradient(machine: Machine, channels: int, rows: Axis, columns: Axis) 
                         image.sums = y.sums
                     places = (code.step(result, (r.index, columns.taps * lanes), (s, lanes)) for s in piece)
                     _add(code, places, image.sums)
-            # The bias is the first part's.
-            end = code.at.select(code.at.icmp_signed("==", part, INT(0)), images, INT(0))
-            with code.loop(0, end, [code.zero] * ADDERS) as image:
-                _sum_pixels(code, image, code.step(gs, (image.index, outputs * place)), place, outputs)
-            _add(code, [code.step(code.argument("bias"), (block, lanes))] * ADDERS, image.sums)
+            # The first part's alone: what it adds between another's load and store, of zeros, would be lost.
+            with code.loop(part, 1):
+                with code.loop(0, images, [code.zero] * ADDERS) as image:
+                    _sum_pixels(code, image, code.step(gs, (image.index, outputs * place)), place, outputs)
+                _add(code, [code.step(code.argument("bias"), (block, lanes))] * ADDERS, image.sums)
     return code.done()
 
 

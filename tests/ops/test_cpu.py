@@ -132,6 +132,15 @@ def test_one_thread_and_two_give_the_same(channels, size, pixels):
     assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
 
 
+def test_parts_of_a_task_do_not_undo_one_another():
+    """Few channels and many threads: many parts, of which one has the bias. A race shows in some of many calls."""
+    x, grad, kernel = torch.ones(1, 16, 4, 4), torch.ones(1, 16, 4, 4), torch.zeros(16, 1, 31, 1)
+    torch.set_num_threads(8)
+    sums = [cpu.kernel_gradient(grad, x, kernel, (1, 1), (15, 0), True)[1] for _ in range(3000)]
+    torch.set_num_threads(1)
+    assert torch.stack(sums).eq(16).all()
+
+
 def test_calls_of_several_threads_at_once():
     torch.manual_seed(0)
     images, kernel = torch.randn(16, 2, 16, 14, 14), torch.randn(16, 1, 7, 7)
