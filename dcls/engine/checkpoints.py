@@ -15,6 +15,7 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO, cast
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -24,11 +25,13 @@ from dcls.errors import CheckpointError
 log = logging.getLogger(__name__)
 NAME = re.compile(r"step-(\d+)\.([0-9a-f]{16})\.pt")
 UNFINISHED = ".unfinished"
-# Trainers leave their command line beside the weights.
+# Trainers leave their command line beside the weights, and the best accuracy as a number of numpy's.
 HARMLESS: list[Any] = [
     argparse.Namespace,
     (PurePosixPath, "pathlib.PosixPath"),
     (PurePosixPath, "pathlib._local.PosixPath"),  # Python 3.13's name for it
+    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *(np.dtype, *{type(np.dtype(kind)) for kind in "?bhilBHILefd"}),
 ]
 
 UNREADABLE = (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError, LookupError, OSError)

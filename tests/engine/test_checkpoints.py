@@ -6,6 +6,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -74,13 +75,14 @@ def test_torn_files_of_later_steps_do_not_take_the_place_of_new_ones(tmp_path):
 
 
 def test_the_command_line_that_other_trainers_leave_is_no_obstacle(tmp_path):
-    args = argparse.Namespace(lr=4e-3, output_dir=Path("runs/x"))
+    args = argparse.Namespace(lr=4e-3, output_dir=Path("runs/x"), best=np.float64(82.5), epoch=np.int32(3))
     torch.save({"state_dict": {"a": torch.ones(1)}, "args": args, "epoch": 3}, tmp_path / "model_best.pth.tar")
     saved = load(tmp_path / "model_best.pth.tar")
     assert saved["state_dict"] == {"a": torch.ones(1)}
     save_file(saved["state_dict"], tmp_path / "model.safetensors")
     assert load(tmp_path / "model.safetensors") == saved["state_dict"]
-    assert (saved["args"].lr, str(saved["args"].output_dir)) == (4e-3, "runs/x")
+    args = saved["args"]
+    assert (args.lr, str(args.output_dir), args.best, args.epoch) == (4e-3, "runs/x", 82.5, 3)
 
 
 def test_absent_foreign_and_unsafe_files_are_refused(tmp_path):
