@@ -27,8 +27,8 @@ VERSIONS = tuple(INTERPOLATIONS)
 LAST = torch.channels_last
 CANARY = 64
 HERE = native.machine_for(16)
-# The second is of processors without AVX-512; this one can run its code too.
-MACHINES = [HERE, Machine("haswell", "", 8, 16)]
+# The second is of processors without AVX-512, which this one can run too; the third writes what AVX-512 would run.
+MACHINES = [HERE, Machine("haswell", "", 8, 16), HERE._replace(lanes=16, registers=32)]
 # Taps at random places, at integers, on the border, and outside.
 PLACES = {
     "random": lambda shape, size: torch.randn(shape) * size / 4,

@@ -23,7 +23,9 @@ CANARY = 64
 HERE = native.machine_for(16)
 # The instructions and the registers of processors without AVX-512; this one can run them too.
 AVX2 = Machine("haswell", "", 8, 16)
-MACHINES = [HERE, HERE._replace(lanes=8), AVX2]
+# The loops for AVX-512, by this machine's instructions.
+AVX512 = HERE._replace(lanes=16, registers=32)
+MACHINES = [HERE._replace(lanes=8), AVX2, AVX512]
 
 
 class Guarded:
