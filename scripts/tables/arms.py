@@ -158,11 +158,28 @@ RESNET50 = Table(
                 "surgery=dcls_resnet",
                 "surgery.position_lr_scale=0",
             ),
+            _small_resnet(
+                "resnet_dcls_std15",
+                "v0, positions from std 1.5",
+                "surgery=dcls_resnet",
+                "surgery.position_init_std=1.5",
+            ),
+            _small_resnet(
+                "resnet_frozen_std15",
+                "v0, from std 1.5, frozen",
+                "surgery=dcls_resnet",
+                "surgery.position_init_std=1.5",
+                "surgery.position_lr_scale=0",
+            ),
             _small_resnet("resnet_large_kernel", "dense 7x7 (more weights)", "surgery=large_kernel"),
         ),
     },
     (EMA_NOTE, PADDED_NOTE, "the values of the paper's ResNet-50 recipe are published nowhere; ours is A3 (configs)"),
-    pairs=(("resnet_dcls", "resnet_frozen"),),
+    pairs=(
+        ("resnet_dcls", "resnet_frozen"),
+        ("resnet_dcls_std15", "resnet_frozen_std15"),
+        ("resnet_frozen_std15", "resnet_frozen"),
+    ),
 )
 
 INTERPOLATIONS = Table(
