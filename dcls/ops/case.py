@@ -49,6 +49,22 @@ def case_of(x: Tensor, kernel: Tensor, stride: Sequence[int], padding: Sequence[
     return Case(x.device.type, x.dtype, x.shape[0], x.shape[1], *high_wide)
 
 
+def reached(
+    kernel: Tensor, image: Sequence[int], stride: Sequence[int], padding: Sequence[int]
+) -> tuple[Tensor, list[int]]:
+    """The kernel [.., S..] without the cells that only meet zeros beyond the border, and the padding it then takes.
+
+    image: pixels along each axis. Of 17x17 on 7x7 pixels 13x13 cells are left. Axes with a stride keep theirs.
+    """
+    kept = list(padding)
+    for axis, (pixels, step, pad) in enumerate(zip(image, stride, padding, strict=False), start=2):
+        size = kernel.shape[axis]
+        if step == 1 and pixels + pad < size <= pixels + 2 * pad:
+            beyond = size - pixels - pad  # on either side
+            kernel, kept[axis - 2] = kernel.narrow(axis, beyond, size - 2 * beyond), pad - beyond
+    return kernel, kept
+
+
 def output_size(pixels: int, size: int, stride: int, padding: int) -> int:
     """Pixels of a convolution's result along one axis. ConfigError where the kernel is larger than the padded input."""
     if size > pixels + 2 * padding:

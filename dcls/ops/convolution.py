@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from dcls.ops import cpu, dispatch, reference
-from dcls.ops.case import Case, case_of
+from dcls.ops.case import Case, case_of, reached
 from dcls.ops.operator import depthwise
 
 
@@ -29,9 +29,14 @@ def convolve(
     devices other than the CPU, but for the cases of dispatch.set_choices().
     """
     name = dispatch.get_backend() if backend is None else dispatch.known(backend)
-    if name != dispatch.REFERENCE and unfit(x, kernel.shape, groups) is None:
-        axes = kernel.dim() - 2
-        stride, padding = _per_axis(stride, axes), _per_axis(padding, axes)
+    if name == dispatch.REFERENCE:
+        return reference.convolve(x, _alone(kernel, groups), bias, stride, padding, groups)
+    axes = kernel.dim() - 2
+    stride, padding = _per_axis(stride, axes), _per_axis(padding, axes)
+    fits = unfit(x, kernel.shape, groups) is None
+    if not fits or x.device.type != "cpu":  # The CPU's backends see to it themselves.
+        kernel, padding = reached(_alone(kernel, groups), x.shape[-axes:], stride, padding)
+    if fits:
         if x.device.type != "cpu" or dispatch.is_recording():
             backend = _noted(name, _case(x, kernel, stride, padding))
         if backend != dispatch.REFERENCE:
@@ -97,7 +102,10 @@ def explain(
         print(f"{dispatch.REFERENCE}: {reason}")
         return dispatch.REFERENCE
     axes = kernel.dim() - 2
-    case = _case(x, kernel, _per_axis(stride, axes), _per_axis(padding, axes))
+    stride, padding = _per_axis(stride, axes), _per_axis(padding, axes)
+    if x.device.type != "cpu":
+        kernel, padding = reached(_alone(kernel, groups), x.shape[2:], stride, padding)
+    case = _case(x, kernel, stride, padding)
     print(case)
     for name, why in dispatch.reasons(case).items():
         print(f"{name}: {'can' if why is None else why}")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dcls.ops.case import Case
+from dcls.ops.case import Case, reached
 
 NAME = "torch"
 
@@ -30,11 +30,13 @@ def supports(case: Case) -> str | None:
 
 def forward(x: Tensor, kernel: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
     """The convolution [B, C, Y, X] of x [B, C, H, W] with kernel [C, 1, R, S]."""
+    kernel, padding = reached(kernel, x.shape[2:], stride, padding)
     return F.conv2d(_last(x), kernel, bias, tuple(stride), tuple(padding), groups=x.shape[1])
 
 
 def input_gradient(grad: Tensor, x: Tensor, kernel: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
     """d / dx [B, C, H, W] of the convolution whose gradient is grad [B, C, Y, X]."""
+    kernel, padding = reached(kernel, x.shape[2:], stride, padding)
     turned = [size - 1 - pad for size, pad in zip(kernel.shape[2:], padding, strict=True)]
     if max(stride) > 1 or min(turned) < 0:
         return _autograd(grad, x, kernel, stride, padding, (True, False, False))[0]
@@ -48,8 +50,11 @@ def kernel_gradient(
     bias = grad.sum((0, 2, 3)) if with_bias else None
     if max(stride) > 1 or x.device.type != "cpu":
         return _autograd(grad, x, kernel, stride, padding, (False, True, False))[1], bias
-    by_image = grad.nbytes > LARGE_BATCH
-    return (_image_by_image if by_image else _batch_as_channels)(_last(grad), _last(x), padding), bias
+    form = _image_by_image if grad.nbytes > LARGE_BATCH else _batch_as_channels
+    _, kept = reached(kernel, x.shape[2:], stride, padding)
+    beyond = [pad - own for pad, own in zip(padding, kept, strict=True)]
+    of_kernel = F.pad(form(_last(grad), _last(x), kept), [each for each in reversed(beyond) for _ in range(2)])
+    return of_kernel, bias
 
 
 def _image_by_image(grad: Tensor, x: Tensor, padding: Sequence[int]) -> Tensor:

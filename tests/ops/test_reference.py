@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dcls.ops import convolve
+from dcls.ops.case import reached
 
 
 def test_by_the_definition():
@@ -25,6 +26,25 @@ def test_gradients_in_every_dimension(n):
     torch.manual_seed(0)
     tensors = [torch.randn(*shape).double().requires_grad_() for shape in ((1, 2, *[3] * n), (2, 1, *[2] * n), (2,))]
     assert torch.autograd.gradcheck(lambda *each: convolve(*each, [2] * n, [1] * n, groups=2), tensors)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize(("image", "size", "padding"), [((2, 3), (7, 6), (3, 3)), ((1, 8), (7, 17), (4, 8))])
+def test_cells_that_meet_only_the_border_are_left_out(image, size, padding, groups):
+    """Those whose gradient is zero, no fewer: outputs and gradients are those of torch's own convolution."""
+    torch.manual_seed(0)
+    x, kernel = torch.randn(2, 4, *image).double(), torch.randn(4, 4 // groups, *size).double()
+    found, expected = ([x.clone().requires_grad_(), kernel.clone().requires_grad_()] for _ in range(2))
+    ours = convolve(*found, padding=padding, groups=groups)
+    theirs = torch.nn.functional.conv2d(*expected, padding=padding, groups=groups)
+    torch.testing.assert_close(ours, theirs)
+    grad = torch.randn_like(ours)
+    gradients = torch.autograd.grad(theirs, expected, grad)
+    torch.testing.assert_close(torch.autograd.grad(ours, found, grad), gradients)
+    least, kept = reached(kernel, image, (1, 1), padding)
+    assert least.shape[2:].numel() == (gradients[1] != 0).any(0).any(0).sum() < kernel.shape[2:].numel()
+    assert kept != list(padding)
+    assert reached(kernel, image, (2, 2), padding) == (kernel, list(padding))
 
 
 def test_keeps_the_memory_format_and_empty_batches():
