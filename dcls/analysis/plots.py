@@ -36,6 +36,11 @@ MOVEMENT = "movement from the start (px)"
 INK, PALE, GRID = "#22303c", "#8a97a3", "#e4e8ec"
 DENSITY = LinearSegmentedColormap.from_list("density", ["#ffffff00", "#9ecae1", "#2a7fb8", "#123f6b", "#0a1d37"])
 COLOURS = ("#0b6e99", "#d1495b", "#3a8f5c", "#b07b1e", "#7b5ea7", "#5b6770")
+# Of curves of one run and of another: a single epoch is a point without a line.
+RUN_STYLES = (
+    {"linestyle": "-", "markersize": 2.5},
+    {"linestyle": "--", "markersize": 5.0, "markerfacecolor": "none"},
+)
 
 
 # --- positions -------------------------------------------------------------------------------------------------------
@@ -317,7 +322,7 @@ def curve_panels(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, C
 def _draw_lines(
     axis: Axes, title: str, runs: Mapping[str, Sequence[Mapping[str, Any]]], labels: Mapping[str, str]
 ) -> None:
-    for (run, rows), style in zip(runs.items(), ("-", "--"), strict=False):
+    for (run, rows), style in zip(runs.items(), RUN_STYLES, strict=False):
         for colour, (key, label) in zip(COLOURS, labels.items(), strict=False):
             points = [(row["epoch"], row.get(key)) for row in rows]
             _line(axis, points, colour, f"{run}: {label}" if len(runs) > 1 else label, style)
@@ -332,18 +337,16 @@ def _draw_movement(axis: Axes, rows: Sequence[Mapping[str, Any]], groups: Sequen
     _finish_curves(axis, MOVEMENT)
 
 
-def _line(axis: Axes, points: Iterable[tuple[int, float | None]], colour: str, label: str, style: str = "-") -> None:
+def _line(
+    axis: Axes,
+    points: Iterable[tuple[int, float | None]],
+    colour: str,
+    label: str,
+    style: Mapping[str, Any] = RUN_STYLES[0],
+) -> None:
     known = [(epoch, value) for epoch, value in points if value is not None]
     if known:
-        axis.plot(
-            *zip(*known, strict=True),
-            color=colour,
-            label=label,
-            linestyle=style,
-            linewidth=1.6,
-            marker="o",
-            markersize=2.5,
-        )
+        axis.plot(*zip(*known, strict=True), color=colour, label=label, linewidth=1.6, marker="o", **style)
 
 
 def _finish_curves(axis: Axes, label: str) -> None:
@@ -351,7 +354,7 @@ def _finish_curves(axis: Axes, label: str) -> None:
     axis.set_xlabel("epoch", fontsize=8, color=INK)
     axis.grid(color=GRID, linewidth=0.8)
     axis.set_axisbelow(True)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if axis.lines:
         axis.legend(frameon=False, fontsize=8, labelcolor=INK)
     _quiet(axis)
