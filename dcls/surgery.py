@@ -332,6 +332,8 @@ def _spread(name: str, conv: Convolution, dilation: int) -> Convolution:
     """The convolution with its cells `dilation` apart and its weights as they are."""
     new = _convolution(name, conv, conv.kernel_size, dilation)
     new.load_state_dict(conv.state_dict())
+    for mine, theirs in zip(new.parameters(), conv.parameters(), strict=True):
+        mine.requires_grad_(theirs.requires_grad)
     return new
 
 

@@ -89,9 +89,16 @@ def _operators(model: nn.Module, image: torch.Tensor) -> tuple[Mapping[str, int]
         analysis = FlopCountAnalysis(model, image.contiguous(memory_format=torch.channels_last))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         analysis.set_op_handle("aten::scaled_dot_product_attention", _attention)
+        analysis.set_op_handle("dcls::depthwise", _depthwise)
         with torch.no_grad():
             by_operator = {name: int(flops) for name, flops in analysis.by_operator().items()}
         return by_operator, dict(analysis.unsupported_ops())
+
+
+def _depthwise(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    """Of plain convolutions that run as our operator: a multiply-add for each tap and output, as of the others."""
+    (out,), kernel = (each.type().sizes() for each in outputs), inputs[1].type().sizes()
+    return Counter({"conv": math.prod(out) * math.prod(kernel[2:])})
 
 
 def _attention(inputs: list[Any], outputs: list[Any]) -> Counter[str]:

@@ -133,7 +133,7 @@ def heat_maps(rows: Mapping[str, Heat]) -> bytes:
     figure, axes = _figure(3.9, 1.25 * len(rows) + 0.2, len(rows), width)
     for row, (run, (image, maps)) in enumerate(rows.items()):
         places = axes[row * width : (row + 1) * width]
-        places[0].set_ylabel(run, fontsize=7.5, color=INK)
+        places[0].set_ylabel(run, fontsize=7.5, color=INK, parse_math=False)
         for axis in places:
             axis.imshow(image, cmap="gray", vmin=0, vmax=1)
         for axis, kind in zip(places[1:], kinds, strict=True):

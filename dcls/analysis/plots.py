@@ -345,6 +345,7 @@ def _line(
     style: Mapping[str, Any] = RUN_STYLES[0],
 ) -> None:
     known = [(epoch, value) for epoch, value in points if value is not None]
+    label = label if not label.startswith("_") else f" {label}"  # which matplotlib would leave out
     if known:
         axis.plot(*zip(*known, strict=True), color=colour, label=label, linewidth=1.6, marker="o", **style)
 
@@ -356,7 +357,9 @@ def _finish_curves(axis: Axes, label: str) -> None:
     axis.set_axisbelow(True)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if axis.lines:
-        axis.legend(frameon=False, fontsize=8, labelcolor=INK)
+        legend = axis.legend(frameon=False, fontsize=8, labelcolor=INK)
+        for text in legend.get_texts():  # names of runs, in which a dollar is a dollar
+            text.set_parse_math(False)
     _quiet(axis)
 
 
@@ -428,7 +431,7 @@ def heat_maps_png(images: np.ndarray, maps: Mapping[str, Tensor], path: Path, *,
 def _figure(width: float, height: float, title: str) -> Figure:
     figure = Figure(figsize=(max(width, 5.0), height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=12, color=INK, x=0.01, ha="left")
+    figure.suptitle(title, fontsize=12, color=INK, x=0.01, ha="left", parse_math=False)
     return figure
 
 

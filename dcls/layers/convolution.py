@@ -165,6 +165,8 @@ class DclsNd(nn.Module):
 
     def _form_read(self, x: Tensor) -> tuple[torch.memory_format, int]:
         """How the convolution of x reads a kernel, see _kernel: copying one takes longer than building it."""
+        if torch._C._are_functorch_transforms_active():
+            return torch.contiguous_format, 1  # vmap knows no memory formats
         planar = self.weight.dim() == 3 and self.learned_axes == (0, 1)
         shape = (*self.weight.shape[:2], *self.dilated_kernel_size)
         together = ops.side_by_side(x, shape, self.groups) if planar else 1

@@ -22,6 +22,11 @@ def options_of(conv: nn.Module, dimensions: int, size: tuple[int, ...]) -> dict[
     if type(conv) is not kind:
         raise ConfigError(f"conv is a {type(conv).__name__}: only a plain nn.{kind.__name__} can be replaced")
     assert isinstance(conv, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    if conv._forward_hooks or conv._forward_pre_hooks or "weight" not in conv._parameters:
+        raise ConfigError(
+            "conv has hooks, or a weight that is no parameter of its own (normed, pruned): replacing it would drop "
+            "them, so remove them first"
+        )
     return {
         "in_channels": conv.in_channels,
         "out_channels": conv.out_channels,

@@ -84,7 +84,7 @@ def unfit(x: Tensor, kernel: Sequence[int], groups: int) -> str | None:
         return f"kernel {tuple(kernel)} with groups={groups}: only depthwise, one kernel a channel"
     if x.dtype == torch.float64:
         return "float64: torch's convolution, twice differentiable"
-    if _transformed():
+    if transformed():
         return "torch.func and forward-mode differentiation: the operator has neither"
     return None
 
@@ -114,7 +114,7 @@ def explain(
     return name if name == dispatch.REFERENCE else dispatch.choose(case, name).NAME
 
 
-def _transformed() -> bool:
+def transformed() -> bool:
     """Inside torch.func's transforms or forward-mode differentiation, where an operator would lose the tangents."""
     if torch.compiler.is_compiling():
         return False

@@ -25,6 +25,8 @@ NAME = "cpu"
 
 # Threads should be at work so much of the time, if tasks take equally long. Each part of a task copies what it reads.
 AT_WORK = 0.9
+# Pixels. Code is written for each output along an axis: for 16,000 that takes over a second, each new length again.
+LONGEST_AXIS = 4096
 
 
 def supports(case: Case) -> str | None:
@@ -33,6 +35,8 @@ def supports(case: Case) -> str | None:
         return f"{case.dtype} on {case.device}: only float32 on the CPU"
     if case.channels % SHORTEST_VECTOR:
         return f"{case.channels} channels do not divide by {SHORTEST_VECTOR}"
+    if max(case.image) > LONGEST_AXIS:
+        return f"{max(case.image):,} pixels along an axis: only up to {LONGEST_AXIS:,}"
     return unavailable()
 
 

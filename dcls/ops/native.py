@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from dcls.ops.llvm import Compiled, Machine
@@ -24,6 +24,9 @@ _log = logging.getLogger(__name__)
 
 # Vectors shorter than the processor's are good too, where what lies side by side does not fill the longer ones.
 SHORTEST_VECTOR = 8
+
+# Other types of tensors may have no numbers of their own in memory: fake and distributed ones.
+PLAIN = (Tensor, nn.Parameter)
 
 # Bytes from which large pages are asked for: a few of them must fit.
 LARGE = 8 * 2**20
@@ -83,7 +86,10 @@ def address(tensor: Tensor, *shape: int) -> int:
         raise RuntimeError(f"generated code needs contiguous float32 on the CPU, not {tensor.dtype} {tensor.stride()}")
     if tuple(tensor.shape) != shape or min(shape) < 1:
         raise RuntimeError(f"generated code was written for {shape}, not {tuple(tensor.shape)}")
-    return tensor.data_ptr()
+    found = tensor.data_ptr() if type(tensor) in PLAIN else 0
+    if not found:
+        raise RuntimeError(f"generated code needs a tensor with numbers in memory, not a {type(tensor).__name__}")
+    return found
 
 
 def in_large_pages(tensor: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import models  # noqa: F401  registers the names
-from dcls import surgery
+from dcls import ops, surgery
 from dcls.analysis.complexity import count
 from dcls.layers import fuse, positions
 
@@ -102,6 +102,11 @@ def test_shared_parameters_count_once_and_frozen_ones_are_not_trained():
         position.requires_grad_(False)
     cost = count(model, (1, 56, 56))
     assert (cost.params, cost.params - cost.trainable) == (144_090, 2 * 24 * (16 + 32 + 64))
+
+
+def test_plain_convolutions_that_run_as_our_operator_cost_the_same():
+    model = timm.create_model("convnext_quickstart")
+    assert count(ops.adopt(copy.deepcopy(model)), (1, 56, 56)) == count(model, (1, 56, 56))
 
 
 def test_what_counts_as_nothing_is_said():

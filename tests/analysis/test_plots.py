@@ -100,6 +100,17 @@ def test_curves_leave_out_what_a_row_lacks(drawn, tmp_path):
     assert not (tmp_path / "none.png").exists()
 
 
+def test_names_of_runs_are_no_formulas_and_never_left_out(drawn, tmp_path):
+    names = ["_a$\\x$-s0", "b$\\y$-s0"]
+    plots.curves_png([row(1)], tmp_path / "curves.png", title=names[0])
+    assert drawn[0].get_suptitle() == names[0]
+    figure = plots._figure(5, 3, "")
+    plots.curve_panels({name: [row(1)] for name in names})["loss"](axis := figure.subplots())
+    plots._save(figure, tmp_path / "loss.png")
+    shown = [text.get_text().strip() for text in axis.get_legend().get_texts()]
+    assert shown == [f"{name}: {label}" for name in names for label in ("train", "validation")]
+
+
 def test_runs_side_by_side_show_the_mean_over_seeds_and_every_seed(drawn, tmp_path):
     seeds = [[row(1), row(2, top1=top1)] for top1 in (30.0, 40.0)]
     plots.comparison_png({"plain": seeds, "dcls": seeds[:1]}, tmp_path / "comparison.png")

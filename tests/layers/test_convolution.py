@@ -10,6 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from dcls import Dcls1d, Dcls2d, Dcls3d
 from dcls.errors import ConfigError
@@ -144,6 +147,40 @@ def test_exports_for_any_batch(version):
     program = torch.export.export(layer, (torch.randn(2, 2, 3, 4, 5),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
     x = torch.randn(5, 2, 3, 4, 5)
     torch.testing.assert_close(program.module()(x), layer(x))
+
+
+def test_a_dense_layer_exports_for_images_of_any_size():
+    """Smaller than the kernel, too."""
+    layer, size = Dcls2d(4, 4, 3, padding=3, dilated_kernel_size=7), torch.export.Dim.DYNAMIC
+    program = torch.export.export(layer, (torch.randn(2, 4, 20, 20),), dynamic_shapes=({0: size, 2: size, 3: size},))
+    x = torch.randn(5, 4, 3, 2)
+    torch.testing.assert_close(program.module()(x), layer(x))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("groups", [1, 2, 8])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_who_traces_or_transforms_sees_plain_operations(version, groups):
+    """Fake tensors have no numbers that generated code could read, and graphs none that it could write."""
+    layer = Dcls2d(8, 8, 3, padding=2, dilated_kernel_size=5, groups=groups, version=version)
+    x, other = torch.randn(2, 8, 9, 9), torch.randn(2, 8, 9, 9)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert isinstance(layer(torch.randn(2, 8, 9, 9)), FakeTensor)
+        fake = copy.deepcopy(layer)
+        fake(torch.randn(2, 8, 9, 9)).sum().backward()
+        assert fake.P.grad.shape == layer.P.shape
+    with torch.no_grad():
+        graphs = make_fx(layer)(x), torch.jit.trace(layer, x)
+    for graph in graphs:
+        torch.testing.assert_close(graph(other), layer(other))
+    torch.testing.assert_close(torch.func.vmap(layer)(torch.stack([x, other])), torch.stack([layer(x), layer(other)]))
+    tangents = {name: torch.randn_like(value) for name, value in layer.named_parameters()}
+    values = {name: value.detach() for name, value in layer.named_parameters()}
+    _, expected = torch.func.jvp(lambda each: torch.func.functional_call(layer, each, (x,)), (values,), (tangents,))
+    with forward_ad.dual_level():
+        duals = {name: forward_ad.make_dual(value, tangents[name]) for name, value in values.items()}
+        found = forward_ad.unpack_dual(torch.func.functional_call(layer, duals, (x,))).tangent
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -77,3 +77,11 @@ class StandardisedConv2d(nn.Conv2d):
 def test_anything_but_the_plain_convolution_is_refused_by_name(module):
     with pytest.raises(ConfigError, match=f"conv is a {type(module).__name__}: only a plain nn.Conv2d"):
         Dcls2d.like(module, kernel_count=2, dilated_kernel_size=5)
+
+
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.spectral_norm])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_a_normed_weight_is_refused(norm):
+    """torch's older norms are hooks of an ordinary convolution."""
+    with pytest.raises(ConfigError, match="conv has hooks, or a weight that is no parameter of its own"):
+        Dcls2d.like(norm(nn.Conv2d(1, 1, 3)), kernel_count=2, dilated_kernel_size=5)

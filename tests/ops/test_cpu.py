@@ -199,6 +199,7 @@ def test_a_long_sum_keeps_its_precision():
         ({"dtype": torch.bfloat16}, "only float32"),
         ({"device": "cuda"}, "only float32 on the CPU"),
         ({"channels": 20}, "20 channels do not divide by 8"),
+        ({"image": (1, 16_000)}, "16,000 pixels along an axis: only up to 4,096"),
     ],
 )
 def test_reasons(change, match):
