@@ -29,8 +29,10 @@ import torch  # noqa: E402  # the checkout need not be installed
 from benchmarks import machine, memory, report  # noqa: E402
 from benchmarks.contest import Mismatch, Row, against_peers, hold, summed  # noqa: E402
 from benchmarks.setting import Setting  # noqa: E402
+from command_line import OneLine  # noqa: E402
 
 from dcls import ops  # noqa: E402
+from dcls.errors import ConfigError, reported  # noqa: E402
 from dcls.ops import dispatch  # noqa: E402
 
 # Modules of benchmarks/, imported when asked for: what one needs, another may do without.
@@ -41,6 +43,11 @@ BATCHES = {"cpu": 8, "cuda": 128}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     asked = parsed(arguments)
+    for name in ("threads", "batch"):
+        if (number := getattr(asked, name)) is not None and number < 1:
+            raise ConfigError(f"--{name} {number}: must be a number from 1 on")
+    if asked.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: torch finds no GPU here")
     if asked.threads:
         torch.set_num_threads(asked.threads)
     ops.set_backend(asked.backend)
@@ -77,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bench", choices=BENCHES)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, help="of torch on the CPU (default: torch's own choice)")
@@ -125,4 +132,4 @@ def measure(bench: ModuleType, setting: Setting, asked: argparse.Namespace) -> t
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(reported(main))

@@ -17,8 +17,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
+
+import torch  # noqa: E402
+from command_line import OneLine  # noqa: E402
+
+from dcls.errors import ConfigError, reported  # noqa: E402
+
 SECONDS = 530.0
 # Of a benchmark's time, after which it begins no further case: the last one and the report need the rest.
 BEGIN = 0.7
@@ -49,9 +57,15 @@ class Outcome:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     asked = parsed(arguments)
+    planned = steps(asked.device, asked.tiny, asked.out)
+    names = [step.name for step in planned]
+    if unknown := [name for name in asked.steps or () if name not in names]:
+        raise ConfigError(f"--steps {' '.join(unknown)}: choose among {', '.join(names)}")
+    if asked.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: torch finds no GPU here; --device cpu runs what needs none")
     asked.out.mkdir(parents=True, exist_ok=True)
     end, outcomes = time.monotonic() + asked.seconds, []
-    for step in steps(asked.device, asked.tiny, asked.out):
+    for step in planned:
         if not asked.steps or step.name in asked.steps:
             outcomes.append(run(step, end - time.monotonic(), asked.out / f"{step.name}.log"))
             print(line(outcomes[-1]), flush=True)
@@ -61,8 +75,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(any(outcome.failed for outcome in outcomes))
 
 
+def _leave(number: int, frame: object) -> NoReturn:
+    sys.exit(128 + number)
+
+
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "gpu_check", metavar="DIR")
     parser.add_argument("--seconds", type=float, default=SECONDS, help=f"for everything (default: {SECONDS:g})")
     parser.add_argument("--steps", nargs="+", metavar="STEP", help="these alone: tests, construction, conv, ...")
@@ -129,4 +147,5 @@ def line(outcome: Outcome) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signal.signal(signal.SIGTERM, _leave)  # so that a step's processes end, too
+    sys.exit(reported(main))

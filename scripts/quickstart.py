@@ -26,10 +26,13 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
 
-from dcls.analysis import plots  # noqa: E402  # the checkout need not be installed
+from command_line import OneLine  # noqa: E402  # the checkout need not be installed
+
+from dcls.analysis import plots  # noqa: E402
 from dcls.atomic import write_text  # noqa: E402
+from dcls.errors import ConfigError, reported  # noqa: E402
 
 LABELS = {"none": "plain", "dcls_quickstart": "DCLS"}
 HEADER = ("model", "top-1 %", "EMA top-1 %", "parameters", "FLOPs", "eval img/s", "training s")
@@ -62,7 +65,7 @@ class Run:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0", help="comma-separated, as 0,1,2")
     parser.add_argument(
         "--surgery", default="none,dcls_quickstart", help="choices of configs/surgery; the first is compared to"
@@ -71,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", help="more options of train.py, such as recipe.epochs=2")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="runs side by side")
     asked = parser.parse_args(arguments)
+    if asked.jobs < 1:
+        raise ConfigError(f"--jobs {asked.jobs}: must be a number from 1 on")
     surgeries, seeds = asked.surgery.split(","), asked.seeds.split(",")
     with ThreadPoolExecutor(asked.jobs) as pool:
         wanted = product(seeds, surgeries)
@@ -122,7 +127,7 @@ def call(script: str, *arguments: str, label: str = "", folder: Path = ROOT) -> 
 def report(arms: dict[str, list[Run]], root: Path) -> None:
     """Print the table, write it to table.md, draw comparison.png, name the pictures."""
     lines = [cells(arm, runs) for arm, runs in arms.items()]
-    notes = [CHANCE, *differences(arms), CLAIM]
+    notes = [CHANCE, *differences(arms), *([CLAIM] if set(arms) == set(LABELS.values()) else [])]
     histories = {arm: [run.rows for run in runs] for arm, runs in arms.items()}
     plots.comparison_png(histories, ROOT / root / "comparison.png", title="Quickstart: " + " and ".join(arms))
     write_text(ROOT / root / "table.md", markdown(lines, notes))
@@ -183,4 +188,4 @@ def markdown(lines: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(reported(main))

@@ -170,8 +170,7 @@ def parsed(arguments: Sequence[str]) -> Asked:
     if asked.table == GRADCAM:
         refuse_what_trains(asked)
     elif asked.table == ROBUSTNESS:
-        if asked.scale != "full":
-            raise ConfigError(f"scale={asked.scale}: table={ROBUSTNESS} shows evaluations at full scale alone")
+        refuse_what_evaluates_nothing(asked)
     elif asked.scale not in TABLES[asked.table].arms:
         raise ConfigError(f"scale={asked.scale}: table={asked.table} has {', '.join(TABLES[asked.table].arms)} alone")
     try:
@@ -184,6 +183,26 @@ def parsed(arguments: Sequence[str]) -> Asked:
         if not least <= number < math.inf:
             raise ConfigError(f"{name}={number}: must be a number from {least} on")
     return asked
+
+
+def refuse_what_evaluates_nothing(asked: Asked) -> None:
+    """Options that train or time, and folders that are not there, beside table=robustness. Raises ConfigError."""
+    if asked.scale != "full":
+        raise ConfigError(f"scale={asked.scale}: table={ROBUSTNESS} shows evaluations at full scale alone")
+    for field in fields(Asked):
+        value = getattr(asked, field.name)
+        if field.name in ("seconds", "batch", "device", "jobs") and value != field.default:
+            raise ConfigError(f"{field.name}={value} has no effect: table={ROBUSTNESS} times and trains nothing")
+    sets = sets_of(asked)
+    if asked.run and not Path(sets or "?").is_dir():
+        raise ConfigError(
+            f"run={asked.run}: data.root={sets or '?'} is no folder, expected the one that holds the sets"
+        )
+
+
+def sets_of(asked: Asked) -> str:
+    """The folder of all robustness sets, or nothing."""
+    return next((each.removeprefix("data.root=") for each in asked.rest if each.startswith("data.root=")), "")
 
 
 def refuse_what_trains(asked: Asked) -> None:
@@ -295,7 +314,7 @@ def show_gradcam(asked: Asked, root: Path, path: Path) -> None:
 
 
 def show_robustness(root: Path, path: Path, asked: Asked) -> None:
-    sets = next((each.removeprefix("data.root=") for each in asked.rest if each.startswith("data.root=")), "")
+    sets = sets_of(asked)
     lines = list(robustness.lines(asked.seed_numbers, root, asked.rest))
     if asked.run:
         evaluate_all(robustness.commands(lines, sets, ready=True))

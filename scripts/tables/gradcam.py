@@ -49,14 +49,15 @@ class Subject:
 
 
 def _pair(label: str, plain: str, released: str, *options: str) -> tuple[Subject, Subject]:
+    ours = f"{plain.partition('.')[0]}_dcls.paper"
     return (
         Subject(label, plain, plain, (f"model.name={plain}", "model.pretrained=true", *options)),
-        Subject(f"{label}-dcls", released, f"{plain.partition('.')[0]}_dcls.paper", (f"checkpoint={released}",)),
+        Subject(f"{label}-dcls", released, ours, (f"checkpoint={released}", *options)),
     )
 
 
-# Published ConvNeXts are shown 87.5 % of an image, timm's own configuration says 95.
-CROP = "data.crop_pct=0.875"
+# The paper's code shows ConvNeXts 87.5 % of an image and FastViTs all of it, timm's own configurations say 95 and 90.
+CROP, WHOLE = "data.crop_pct=0.875", "data.crop_pct=1"
 SUBJECTS = (
     *_pair("ResNet-50", "resnet50.a1_in1k", "resnet_dcls50.paper"),
     *_pair("ConvNeXt-T", "convnext_tiny.fb_in1k", "convnext_dcls_tiny.paper", CROP),
@@ -64,8 +65,8 @@ SUBJECTS = (
     *_pair("ConvNeXt-B", "convnext_base.fb_in1k", "convnext_dcls_base.paper", CROP),
     *_pair("CAFormer-S18", "caformer_s18.sail_in1k", "caformer_dcls_s18.paper"),
     *_pair("ConvFormer-S18", "convformer_s18.sail_in1k", "convformer_dcls_s18.paper"),
-    *_pair("FastViT-SA24", "fastvit_sa24.apple_in1k", "fastvit_dcls_sa24.paper"),
-    *_pair("FastViT-SA36", "fastvit_sa36.apple_in1k", "fastvit_dcls_sa36.paper"),
+    *_pair("FastViT-SA24", "fastvit_sa24.apple_in1k", "fastvit_dcls_sa24.paper", WHOLE),
+    *_pair("FastViT-SA36", "fastvit_sa36.apple_in1k", "fastvit_dcls_sa36.paper", WHOLE),
 )
 
 Scores = Mapping[str, Any]  # of one network, by method
@@ -79,10 +80,14 @@ def measured(root: Path) -> dict[Subject, Scores]:
 def _measured(subject: Subject, path: Path) -> Scores:
     if not path.is_file():
         return {}
-    found = json.loads(path.read_text())
-    if found["checkpoint"] != subject.name:
-        raise ConfigError(f"root: {path} has the scores of {found['checkpoint']}, expected those of {subject.name}")
-    return found["methods"]
+    try:
+        found = json.loads(path.read_text())
+        name, methods = found["checkpoint"], found["methods"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise ConfigError(f"root: {path} is not what scripts/gradcam.py writes: evaluate again") from error
+    if name != subject.name:
+        raise ConfigError(f"root: {path} has the scores of {name}, expected those of {subject.name}")
+    return methods
 
 
 def cost(subject: Subject) -> complexity.Cost:

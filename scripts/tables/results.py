@@ -1,15 +1,15 @@
 """What has been measured of a row: finished runs, one a seed, and evaluations of released weights."""
 
 import json
-import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 import yaml
+from scipy import stats
 
 from dcls import composition
 from dcls.config import Config
@@ -18,11 +18,8 @@ from tables.arms import Arm
 
 VALIDATION_IMAGES = 50_000
 
-# Two-sided 95 % quantiles of Student's t, by degrees of freedom from 1 on.
-T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120)
-T95_MANY = 1.96
-# Standard errors that a difference must have to be seen 4 times of 5 at a level of 5 %.
-POWER80 = 1.96 + 0.84
+LEVEL, POWER = 0.05, 0.8  # of a two-sided paired t-test
+TO_SEE = 0.3  # points of top-1
 
 
 @dataclass(frozen=True)
@@ -53,22 +50,33 @@ def wanted(arm: Arm, seed: int, scale: str, root: Path, data: Sequence[str]) -> 
 def finished(run: Wanted) -> dict[str, Any] | None:
     """The run's summary.json. None where there is none.
 
-    Raises ConfigError where the folder holds another run.
+    Raises ConfigError where the folder holds another run, or a torn file.
     """
     summary, config = (run.folder / name for name in ("summary.json", "config.yaml"))
     if not summary.is_file() or not config.is_file():
         return None
-    theirs = yaml.safe_load(config.read_text())
+    theirs, told = _mapping(config, yaml.safe_load), _mapping(summary, json.loads)
     own = asdict(run.config)
     # What `auto` stood for where it ran.
-    own["runtime"] |= {name: theirs["runtime"].get(name) for name in ("device", "amp")}
+    own["runtime"] |= {name: (theirs.get("runtime") or {}).get(name) for name in ("device", "amp")}
     own["debug"] = False
     if others := composition.differing(theirs, own):
         raise ConfigError(
             f"root: {run.folder} holds another run than the table asks for ({', '.join(others)} differ); "
             "move it, or choose another root"
         )
-    return json.loads(summary.read_text())
+    return told
+
+
+def _mapping(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    """What train.py wrote there. Raises ConfigError for anything but a mapping."""
+    try:
+        found = parse(path.read_text())
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"root: {path} is torn: move its folder") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"root: {path} holds {type(found).__name__}, expected what train.py writes: move its folder")
+    return found
 
 
 def evaluated(path: Path, checkpoint: str) -> Mapping[str, Any] | None:
@@ -119,8 +127,8 @@ class Difference:
 
     @property
     def seeds_for(self) -> int:
-        """Seeds that would show a difference of 0.3 points (80 % power, 5 % level)."""
-        return max(2, math.ceil((POWER80 * self.sd / 0.3) ** 2))
+        """Seeds with which a paired t-test would show a difference of 0.3 points (80 % power, 5 % level)."""
+        return next((n for n in range(2, 1000) if power(TO_SEE, self.sd, n) >= POWER), 1000)
 
     def __str__(self) -> str:
         return f"{self.mean:+.2f} ± {self.half:.2f}"
@@ -131,6 +139,15 @@ def difference(mine: Mapping[int, float], first: Mapping[int, float]) -> Differe
     gains = [mine[seed] - first[seed] for seed in sorted(mine.keys() & first.keys())]
     if len(gains) < 2:
         return None
-    freedom, sd = len(gains) - 1, stdev(gains)
-    quantile = T95[freedom - 1] if freedom <= len(T95) else T95_MANY
-    return Difference(fmean(gains), quantile * sd / len(gains) ** 0.5, sd, len(gains))
+    sd = stdev(gains)
+    return Difference(fmean(gains), quantile(len(gains)) * sd / len(gains) ** 0.5, sd, len(gains))
+
+
+def quantile(pairs: int) -> float:
+    """Student's t that a difference of so many pairs exceeds, up or down, with probability LEVEL if there is none."""
+    return float(stats.t.ppf(1 - LEVEL / 2, pairs - 1))
+
+
+def power(gain: float, sd: float, pairs: int) -> float:
+    """Probability that a paired t-test shows a difference, for one of `gain` with standard deviation `sd`."""
+    return float(stats.nct.sf(quantile(pairs), pairs - 1, gain / sd * pairs**0.5)) if sd else 1.0

@@ -4,8 +4,12 @@ import sys
 import time
 
 import pytest
+import torch
 
+from dcls.errors import ConfigError
 from scripts import gpu_check
+
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 # What a machine with torch, triton, timm, numpy and pytest alone does not have.
 ABSENT = """
@@ -50,7 +54,7 @@ def test_a_step_that_fails_or_hangs_fails_alone(code, result, tmp_path, monkeypa
     wanted = [gpu_check.Step("step", 0.5, ("-c", code)), gpu_check.Step("next", 20, ("-c", "print('here')"))]
     monkeypatch.setattr(gpu_check, "steps", lambda *arguments: wanted)
     start = time.monotonic()
-    assert gpu_check.main(["--out", str(tmp_path)]) == 1
+    assert gpu_check.main(["--out", str(tmp_path), "--device", "cpu"]) == 1
     assert time.monotonic() - start < 20
     printed = capsys.readouterr().out
     assert f"| step | {result} |" in printed
@@ -60,8 +64,21 @@ def test_a_step_that_fails_or_hangs_fails_alone(code, result, tmp_path, monkeypa
 
 def test_the_time_of_all_steps_is_limited(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu_check, "steps", lambda *arguments: [gpu_check.Step("step", 20, ("-c", ""))])
-    assert gpu_check.main(["--out", str(tmp_path), "--seconds", "0.5"]) == 0
+    assert gpu_check.main(["--out", str(tmp_path), "--device", "cpu", "--seconds", "0.5"]) == 0
     assert "| step | left out: no time left | 0 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--device", "cpu", "--steps", "testz"], "--steps testz: choose among tests, conv"),
+        pytest.param(["--steps", "conv"], "torch finds no GPU", marks=NO_GPU),
+    ],
+)
+def test_what_cannot_run_is_one_line(arguments, expected, tmp_path):
+    with pytest.raises(ConfigError, match=expected):
+        gpu_check.main(["--out", str(tmp_path / "out"), *arguments])
+    assert not (tmp_path / "out").exists()
 
 
 def test_every_benchmark_is_a_step(tmp_path):

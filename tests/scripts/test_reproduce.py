@@ -208,6 +208,9 @@ def test_no_run_is_begun_after_one_that_failed(tmp_path, monkeypatch):
         (["table=imagenet", "scale=half"], "scale=half: choose one of full, mini"),
         (["table=reach"], "scale=full: table=reach has mini alone"),
         (["table=robustness", "scale=mini"], "scale=mini: table=robustness shows"),
+        (["table=robustness", "jobs=4"], "jobs=4 has no effect"),
+        (["table=robustness", "run=missing", "data.root=/none"], "run=missing: data.root=/none is no folder"),
+        (["table=robustness", "run=missing"], "run=missing: data.root=? is no folder"),
         (["table=imagenet", "seeds=x"], "seeds=x"),
         (["table=imagenet", "seeds=0,0"], "seeds=0,0: must be different numbers"),
         (["table=imagenet", "jobs=0"], "jobs=0: must be a number from 1 on"),
@@ -227,6 +230,30 @@ def test_bad_input_is_one_line(arguments, expected, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert expected in error
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("summary.json", '{"top1": 3', "summary.json is torn"),
+        ("summary.json", "[]", "summary.json holds list"),
+        ("config.yaml", "a: [", "config.yaml is torn"),
+        ("config.yaml", "", "config.yaml holds NoneType"),
+    ],
+)
+def test_a_torn_run_is_one_line(name, text, expected, tmp_path, capsys):
+    finish(tmp_path, "imagenet", "plain", 0, 90.0)
+    (tmp_path / "mini" / "plain-s0" / name).write_text(text)
+    assert run("table=imagenet", "scale=mini", "seeds=0", f"root={tmp_path}", f"out={tmp_path}") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert expected in error
+
+
+def test_seeds_needed_are_those_of_a_paired_t_test():
+    """G*Power 3.1, two-sided, power 0.8 at 5 %: effects of 1, 0.5 and 0.8 need 10, 34 and 15 pairs."""
+    gains = (results.Difference(0.0, 0.0, 0.3 / effect, 5) for effect in (1.0, 0.5, 0.8))
+    assert [gain.seeds_for for gain in gains] == [10, 34, 15]
 
 
 def test_another_run_in_the_place_of_a_row_is_refused(tmp_path, capsys):
@@ -268,7 +295,7 @@ def test_missing_heat_map_scores_are_started(tmp_path, monkeypatch, quickly_coun
     assert run("table=gradcam", "clickme=/data/cm", "run=missing", *where) == 0
     assert len(called) == 16
     released = "convnext_dcls_tiny.paper"
-    wanted = f"checkpoint={released}", "clickme=/data/cm", f"out={tmp_path / released}"
+    wanted = f"checkpoint={released}", "data.crop_pct=0.875", "clickme=/data/cm", f"out={tmp_path / released}"
     assert called[3] == ("scripts/gradcam.py", *wanted)
     assert "not run here" not in (tmp_path / "gradcam.md").read_text()
 
@@ -288,6 +315,7 @@ def test_heat_map_scores_stand_beside_dashes_and_the_commands_that_fill_them(tmp
     assert len(commands) == 15
     assert [
         "checkpoint=convnext_dcls_tiny.paper",
+        "data.crop_pct=0.875",
         "clickme=/data/cm",
         f"out={tmp_path}/convnext_dcls_tiny.paper",
     ] in commands
@@ -296,9 +324,18 @@ def test_heat_map_scores_stand_beside_dashes_and_the_commands_that_fill_them(tmp
         assert asked.clickme == "/data/cm"
         assert config.checkpoint in ("", *RELEASED)
         assert config.checkpoint or timm.is_model_pretrained(config.model.name)
+        assert ("data.crop_pct=1" in command) == ("fastvit" in config.checkpoint + config.model.name)
     rows = list(csv.DictReader((tmp_path / "gradcam.csv").read_text().splitlines()))
     assert [row["score"] for row in rows if row["model"].startswith("ConvNeXt-T")] == ["0.5", "0.6125", "0.55", ""]
     assert (tmp_path / "gradcam.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("text", ['{"checkpoint": "conv', "{}", "[]"])
+def test_torn_scores_are_one_line(text, tmp_path, capsys):
+    (tmp_path / "resnet50.a1_in1k").mkdir()
+    (tmp_path / "resnet50.a1_in1k" / "gradcam.json").write_text(text)
+    assert run("table=gradcam", f"root={tmp_path}", f"out={tmp_path}") == 2
+    assert "gradcam.json is not what scripts/gradcam.py writes" in capsys.readouterr().err
 
 
 def test_the_scores_of_another_network_are_refused(tmp_path, capsys):
