@@ -210,7 +210,7 @@ def evaluate(trial: Trial, config: EvalConfig, world: processes.World) -> dict[s
         "images": sum(each.images for each in counted),
         **(of_corruptions(scores) if shown.kind == "imagenet_c" else {}),
         "img_size": shown.eval_size,
-        "crop_pct": shown.crop_pct,
+        "crop_pct": data.settled_crop(shown.eval_size, shown.crop_mode, shown.crop_pct)[1],
         "interpolation": shown.interpolation,
     }
 

@@ -175,7 +175,7 @@ class RecipeConfig:
     cutmix: float = option("alpha of cutmix; 0: none", within="[0, inf)")
     mixup_prob: float = option("probability that a batch is mixed", within="[0, 1]")
     mixup_switch_prob: float = option("probability of cutmix where both are on", within="[0, 1]")
-    mixup_mode: str = option("what shares one mixing ratio", choices=("batch", "pair", "elem", "half"))
+    mixup_mode: str = option("what shares one mixing ratio", choices=("batch", "pair", "elem"))
     mixup_off_epoch: int | None = option("mixing stops at this zero-based epoch; null: never", within="[0, inf)")
     scale: list[float] | None = option("range of the random crop's area; null: no random crop", within="(0, 1]")
     ratio: list[float] = option("range of the random crop's aspect ratio", within="(0, inf)")

@@ -39,6 +39,10 @@ def create(
     try:
         return timm.create_model(name, pretrained=pretrained, **arguments, **options)
     except (TypeError, ValueError, LookupError, AssertionError) as error:
+        if not options and drop_path_rate:
+            raise ConfigError(
+                f"recipe.drop_path={drop_path_rate} does not fit {name}: {error}; give recipe.drop_path=0"
+            ) from error
         if not options:
             raise
         given = {key: value for key, value in arguments.items() if value is not None}

@@ -8,16 +8,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 
 import eval as evaluation
 import models
 import train
-from dcls.engine.checkpoints import load
+from dcls.analysis import pictures
+from dcls.engine.checkpoints import Checkpoints, load
+from dcls.engine.loop import Autosave
 from dcls.engine.processes import StopRequest
 from dcls.errors import reported
 from dcls.ops import cpu, dispatch
@@ -178,6 +182,26 @@ def test_a_run_is_extended_on_purpose(image_tree, tmp_path):
     assert run(options(image_tree, tmp_path, "recipe.epochs=2")) == 0
     assert run(options(image_tree, tmp_path, "recipe.epochs=3", "run.extend=true")) == 0
     assert [row["epoch"] for row in rows_of(tmp_path)] == [1, 2, 3]
+
+
+def test_a_run_is_not_extended_to_fewer_epochs_than_it_has_begun(image_tree, tmp_path, capsys, monkeypatch):
+    stop_at(monkeypatch, 9)
+    assert run(options(image_tree, tmp_path)) == train.STOPPED
+    assert run(options(image_tree, tmp_path, "recipe.epochs=2", "run.extend=true")) == 2
+    assert f"recipe.epochs=2: the run in run.dir={tmp_path} is amid epoch 3" in capsys.readouterr().err
+
+
+def test_an_update_that_spoils_the_network_is_not_saved(tmp_path):
+    """The loss before it was finite."""
+    model = torch.nn.Linear(2, 2)
+    state = SimpleNamespace(model=model, step=7, loss_sum=torch.ones(()), state_dict=lambda: {"step": 7})
+    autosave = Autosave(Checkpoints(tmp_path), state, None, main=True, minutes=1)
+    autosave.save()
+    saved = set(tmp_path.iterdir())
+    model.bias.data[1] = torch.inf
+    with pytest.raises(FloatingPointError, match="parameters are no finite numbers after step 7: lower recipe.lr"):
+        autosave.save()
+    assert set(tmp_path.iterdir()) == saved
 
 
 def test_a_run_that_diverges_keeps_its_last_finite_checkpoint(image_tree, tmp_path):
@@ -423,6 +447,30 @@ def test_an_unreadable_image_is_named(image_tree, tmp_path, capsys):
     broken.write_bytes(broken.read_bytes()[:100])
     assert run(options(tree, tmp_path / "run")) == 2
     assert str(broken) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mode", ["LAB", "F"])
+def test_an_image_that_cannot_be_converted_is_named(image_tree, tmp_path, capsys, mode):
+    tree = tmp_path / "tree"
+    subprocess.run(["cp", "-r", str(image_tree), str(tree)], check=True)
+    odd = sorted((tree / "train" / "class1").iterdir())[0]
+    Image.new(mode, (28, 28)).save(odd, format="TIFF")
+    assert run(options(tree, tmp_path / "run")) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"cannot use image '{odd}'" in error
+
+
+def test_pictures_that_cannot_be_drawn_do_not_end_a_run(image_tree, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(pictures, "draw", lambda *_: 1 / 0)
+    assert run(options(image_tree, tmp_path, "recipe.epochs=1", "recipe.warmup_epochs=0")) == 0
+    assert "cannot be drawn: ZeroDivisionError" in caplog.text
+
+
+def test_a_dry_run_of_fine_tuning_needs_no_more_than_it_asks_for(tmp_path, capsys):
+    asked = ["data.classes=10", "data.train_images=1000"]
+    assert run(["+experiment=finetune", "dry_run=true", f"run.dir={tmp_path}", *asked]) == 0
+    assert "train 1,000" in capsys.readouterr().out
 
 
 def test_dry_run_needs_no_data(tmp_path, capsys):

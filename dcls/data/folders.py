@@ -27,7 +27,7 @@ LISTING_THREADS = 8
 _EXTENSIONS = frozenset(get_img_extensions())
 
 # What Pillow raises on a file it cannot decode: torn, not an image, broken chunks or headers, absurdly large.
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error, Image.DecompressionBombError)
 
 
 class FolderSource:

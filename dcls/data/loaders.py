@@ -166,7 +166,11 @@ class _Batches(Dataset[Batch | str]):
         image = self.source.load(index)
         if self.seed is not None:
             seed_all(key(self.seed, "augment", epoch, index, copy))
-        return self.transform(image)
+        try:
+            return self.transform(image)
+        except (DataError, ValueError, NotImplementedError) as error:
+            where = self.source.describe(index)
+            raise DataError(f"data.root: cannot use image {where!r} ({error}); repair or remove it") from error
 
 
 class _Workers:

@@ -16,7 +16,7 @@ from timm.data.transforms import str_to_interp_mode
 from timm.data.transforms_factory import transforms_imagenet_eval, transforms_imagenet_train
 from torchvision import transforms as tv
 
-from dcls.errors import ConfigError
+from dcls.errors import ConfigError, DataError
 
 Transform = Callable[[Image.Image], torch.Tensor]
 
@@ -123,7 +123,11 @@ def settled_crop(image_size: int, crop_mode: str, crop_pct: float) -> tuple[str,
 
 
 class Convert:
-    """A PIL image of any mode -> "L" (1 channel) or "RGB" (3). Transparency is dropped, as everywhere in the field."""
+    """A PIL image of any mode -> "L" (1 channel) or "RGB" (3). Transparency is dropped, as everywhere in the field.
+
+    Of 16 bits the upper 8 are kept: Pillow would clip at 255. Raises DataError for floats and integers of 32 bits,
+    whose range no file tells.
+    """
 
     def __init__(self, channels: int) -> None:
         self.mode = MODES[channels]
@@ -131,6 +135,10 @@ class Convert:
     def __call__(self, image: Image.Image) -> Image.Image:
         if image.mode == self.mode:
             return image
+        if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # PNGs have 16 bits at most
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        if image.mode in ("I", "F"):
+            raise DataError(f"its pixels have 32 bits (mode {image.mode}) and no known range: convert it to 8")
         if isinstance(image.info.get("transparency"), bytes):
             image = image.convert("RGBA")  # Pillow warns where a palette with an alpha per colour is converted at once
         return image.convert(self.mode)

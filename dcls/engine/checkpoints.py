@@ -46,12 +46,17 @@ class Checkpoints:
     def save(self, state: dict[str, Any], step: int, *, best: bool = False) -> Path:
         """Write `state`; when this returns, the file survives a power cut. `best` also moves `best.pt` to it."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._remove_drafts()  # of a killed run: they take the room of this one
         draft = self.folder / f"step-{step}{UNFINISHED}"
-        with draft.open("wb") as file:
-            writer = _Digesting(file)
-            torch.save(state, cast(IO[bytes], writer))
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with draft.open("wb") as file:
+                writer = _Digesting(file)
+                torch.save(state, cast(IO[bytes], writer))
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
         path = self.folder / f"step-{step}.{writer.digest()}.pt"
         os.replace(draft, path)
         self._link("last.pt", path)
@@ -104,9 +109,14 @@ class Checkpoints:
         best = self.folder / "best.pt"
         reached = [path for path in self._by_age() if _step(path) <= step]
         kept = {path.name for path in reached[: self.keep]} | ({best.readlink().name} if best.is_symlink() else set())
-        for path in [*self._files(), *self.folder.glob(f"*{UNFINISHED}")]:
+        for path in self._files():
             if path.name not in kept:
                 path.unlink(missing_ok=True)
+        self._remove_drafts()
+
+    def _remove_drafts(self) -> None:
+        for draft in self.folder.glob(f"*{UNFINISHED}"):
+            draft.unlink(missing_ok=True)
 
 
 def _step(path: Path) -> int:

@@ -79,6 +79,10 @@ class RunFolder:
             raise CheckpointError(
                 f"recipe.epochs={state.epochs}: the run in run.dir={self.path} has done {len(state.history)} already"
             )
+        if state.step > state.epochs * state.steps_per_epoch:
+            raise CheckpointError(
+                f"recipe.epochs={state.epochs}: the run in run.dir={self.path} is amid epoch {len(state.history) + 1}"
+            )
 
     def _require_same(self, saved: Mapping[str, Any], state: TrainState, options: list[str], extend: bool) -> None:
         longer = options == ["recipe.epochs"]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
 from dcls.analysis import positions
 from dcls.data import EvalLoader, TrainLoader
@@ -33,6 +34,7 @@ class Autosave:
     def save(self, *, best: bool = False) -> None:
         if self.main:
             require_finite(float(self.state.loss_sum), self.state.step)
+            require_numbers(self.state.model, self.state.step)
             self.checkpoints.save(self.state.state_dict(), self.state.step, best=best)
         self._last = time.monotonic()
 
@@ -155,6 +157,16 @@ def require_finite(loss: float, step: int) -> None:
     if loss != loss or loss in (float("inf"), float("-inf")):
         raise FloatingPointError(
             f"the training loss is {loss} at step {step}: lower recipe.lr or set recipe.clip_grad; "
+            "the checkpoints are from before"
+        )
+
+
+def require_numbers(model: nn.Module, step: int) -> None:
+    """An update can spoil the network after a loss that was finite: such a state must not replace an earlier one."""
+    finite = [parameter.detach().isfinite().all() for parameter in model.parameters()]
+    if finite and not torch.stack(finite).all():
+        raise FloatingPointError(
+            f"parameters are no finite numbers after step {step}: lower recipe.lr or set recipe.clip_grad; "
             "the checkpoints are from before"
         )
 

@@ -60,6 +60,19 @@ def _group(
     }
 
 
+# Of timm's factory, which makes groups by them out of a model; ours are made already.
+IDLE_ARGUMENTS = {
+    "weight_decay",
+    "filter_bias_and_bn",
+    "layer_decay",
+    "layer_decay_min_scale",
+    "layer_decay_no_opt_scale",
+    "param_group_fn",
+    "fallback_list",
+    "fallback_no_weight_decay",
+}
+
+
 def build_optimizer(
     groups: Sequence[dict[str, Any]], *, name: str, lr: float, arguments: Mapping[str, Any] | None = None
 ) -> torch.optim.Optimizer:
@@ -72,12 +85,15 @@ def build_optimizer(
         raise ConfigError(f"recipe.optimizer={name}: timm has no such optimizer; it has {', '.join(known[:12])}, ...")
     if timm.optim.get_optimizer_info(name).second_order:
         raise ConfigError(f"recipe.optimizer={name} needs second derivatives: choose a first-order one, such as adamw")
-    try:
-        return timm.optim.create_optimizer_v2(list(groups), opt=name, lr=lr, weight_decay=0.0, **(arguments or {}))
-    except (TypeError, ValueError, AssertionError, ImportError, RuntimeError) as error:
+    arguments = dict(arguments or {})
+    if idle := sorted(IDLE_ARGUMENTS & arguments.keys()):
         raise ConfigError(
-            f"recipe.opt_args={dict(arguments or {})} does not fit recipe.optimizer={name}: {error}"
-        ) from error
+            f"recipe.opt_args={arguments}: {', '.join(idle)} has no effect there: it takes the optimizer's own"
+        )
+    try:
+        return timm.optim.create_optimizer_v2(list(groups), opt=name, lr=lr, weight_decay=0.0, **arguments)
+    except (TypeError, ValueError, LookupError, AssertionError, ImportError, RuntimeError) as error:
+        raise ConfigError(f"recipe.opt_args={arguments} does not fit recipe.optimizer={name}: {error}") from error
 
 
 def build_schedule(

@@ -2,6 +2,7 @@
 silent.
 """
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,8 @@ from dcls.analysis import pictures
 from dcls.engine.progress import Bar
 from dcls.engine.record import Record
 from dcls.engine.state import TrainState
+
+_log = logging.getLogger(__name__)
 
 PICTURE_SECONDS = 300.0
 
@@ -47,8 +50,13 @@ class RunReport:
         return self._draw()
 
     def _draw(self) -> list[Path]:
-        self._drawn = time.monotonic()
-        return pictures.draw(self.folder, self.folder.name, self.state.model, self.state.history, self.state.positions)
+        """Never raises: a picture must not end a training run."""
+        self._drawn, state = time.monotonic(), self.state
+        try:
+            return pictures.draw(self.folder, self.folder.name, state.model, state.history, state.positions)
+        except Exception as error:
+            _log.warning("the pictures of %s cannot be drawn: %r", self.folder, error)
+            return []
 
 
 def backends_line(picked: Iterable[str]) -> str:

@@ -77,7 +77,7 @@ def _rows(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     slots = f"{run['global_batch']:,} = {run['slots']} slots of {run['slot']}"
     share = f"{run['world_size']} x {run['slots_per_process']} slots a step"
     steps = f"{run['total_steps']:,} ({run['epochs']} x {run['steps_per_epoch']:,}), {run['warmup_steps']:,} warm-up"
-    images = ", ".join(f"{name} {count:,}" for name, count in run["images"].items())
+    images = ", ".join(f"{name} {count:,}" for name, count in run["images"].items() if count is not None)
     return [
         ("global batch", slots),
         ("processes", share),

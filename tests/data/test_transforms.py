@@ -9,7 +9,7 @@ from torchvision import transforms as tv
 
 from dcls.data import eval_transform, train_transform
 from dcls.data.transforms import Normalise, _augment_ops
-from dcls.errors import ConfigError
+from dcls.errors import ConfigError, DataError
 from dcls.randomness import seed_all
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -87,6 +87,26 @@ def test_every_mode_becomes_the_channels_asked_for(photo, mode, colours):
     for seed in range(20):
         assert seeded(full, image, seed).shape == (colours["channels"], 24, 24)
     assert eval_transform(image_size=24, **colours)(image).shape == (colours["channels"], 24, 24)
+
+
+@pytest.mark.parametrize("order", ["<u2", ">u2"])
+def test_of_16_bits_the_upper_8_are_kept(photo, order, tmp_path):
+    grey = photo.convert("L")
+    wide = Image.fromarray((np.asarray(grey).astype(np.uint16) * 257).astype(order))
+    wide.save(tmp_path / "wide.tif")
+    wide.save(tmp_path / "wide.png")
+    seen = eval_transform(image_size=24, **GREY)
+    for name in ("wide.tif", "wide.png"):
+        with Image.open(tmp_path / name) as image:
+            image.load()
+        assert torch.equal(seen(image), seen(grey))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_pixels_without_a_known_range_are_refused(photo, kind):
+    image = Image.fromarray(np.asarray(photo.convert("L")).astype(kind))
+    with pytest.raises(DataError, match="no known range"):
+        eval_transform(image_size=24, **GREY)(image)
 
 
 def test_a_palette_with_alpha_gives_no_warning(photo, tmp_path):

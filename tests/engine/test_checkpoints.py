@@ -112,6 +112,22 @@ def test_absent_foreign_and_unsafe_files_are_refused(tmp_path):
         load(tmp_path / "list.pt")
 
 
+def test_a_save_that_fails_leaves_the_ones_before_and_no_draft(tmp_path):
+    """As on a full disk."""
+
+    class Full:
+        def __reduce__(self):
+            raise OSError("no space left on device")
+
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state(1), 1)
+    (tmp_path / "step-7.unfinished").touch()
+    with pytest.raises(OSError, match="no space"):
+        checkpoints.save({"x": torch.zeros(1000), "full": Full()}, 2)
+    assert load(checkpoints.newest())["step"] == 1
+    assert not list(tmp_path.glob("*.unfinished"))
+
+
 def test_a_process_killed_while_writing_leaves_the_last_one_whole(tmp_path):
     script = f"""
         import torch

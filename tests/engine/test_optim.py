@@ -76,3 +76,7 @@ def test_unknown_optimizers_and_arguments_are_refused():
         optim.build_optimizer(groups, name="adamx", lr=1.0)
     with pytest.raises(ConfigError, match="recipe.opt_args=.*betaz"):
         optim.build_optimizer(groups, name="adamw", lr=1.0, arguments={"betaz": 1})
+    with pytest.raises(ConfigError, match="recipe.opt_args=.*betas"):
+        optim.build_optimizer(groups, name="adamw", lr=1.0, arguments={"betas": [0.9]})
+    with pytest.raises(ConfigError, match="recipe.opt_args=.*: layer_decay has no effect there"):
+        optim.build_optimizer(groups, name="adamw", lr=1.0, arguments={"layer_decay": 0.5})

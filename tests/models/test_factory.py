@@ -41,6 +41,10 @@ def test_a_model_without_drop_path_takes_none():
         ({"name": "some/repository"}, "model.name='some/repository' is no timm name: .*hf-hub:some/repository"),
         ({"name": "convnext_quickstart", "pretrained": True}, "model.pretrained=true: .*convnext_quickstart"),
         ({"name": "convnext_tiny_dcls", "pretrained": True}, "model.pretrained=true: .*convnext_tiny_dcls"),
+        (
+            {"name": "vgg11", "drop_path_rate": 0.1},
+            "recipe.drop_path=0.1 does not fit vgg11: .*give recipe.drop_path=0",
+        ),
         ({"name": "test_convnext", "depht": 3}, "model.args={'depht': 3}.*test_convnext.*depht"),
     ],
     ids=str,
