@@ -17,7 +17,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
@@ -73,10 +72,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (asked.out / "README.md").write_text("\n".join(table) + "\n")
     print("", *table, f"written to {asked.out}", sep="\n")
     return int(any(outcome.failed for outcome in outcomes))
-
-
-def _leave(number: int, frame: object) -> NoReturn:
-    sys.exit(128 + number)
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -147,5 +142,5 @@ def line(outcome: Outcome) -> str:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _leave)  # so that a step's processes end, too
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that a step's processes end, too
     sys.exit(reported(main))

@@ -198,9 +198,10 @@ def test_an_update_that_spoils_the_network_is_not_saved(tmp_path):
     autosave = Autosave(Checkpoints(tmp_path), state, None, main=True, minutes=1)
     autosave.save()
     saved = set(tmp_path.iterdir())
-    model.bias.data[1] = torch.inf
-    with pytest.raises(FloatingPointError, match="parameters are no finite numbers after step 7: lower recipe.lr"):
-        autosave.save()
+    for value in (torch.inf, torch.nan):
+        model.bias.data[1] = value
+        with pytest.raises(FloatingPointError, match=f"the largest parameter is {value} at step 7: lower recipe.lr"):
+            autosave.save()
     assert set(tmp_path.iterdir()) == saved
 
 

@@ -168,7 +168,7 @@ class _Batches(Dataset[Batch | str]):
             seed_all(key(self.seed, "augment", epoch, index, copy))
         try:
             return self.transform(image)
-        except (DataError, ValueError, NotImplementedError) as error:
+        except ValueError as error:
             where = self.source.describe(index)
             raise DataError(f"data.root: cannot use image {where!r} ({error}); repair or remove it") from error
 

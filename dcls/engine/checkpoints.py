@@ -46,7 +46,8 @@ class Checkpoints:
     def save(self, state: dict[str, Any], step: int, *, best: bool = False) -> Path:
         """Write `state`; when this returns, the file survives a power cut. `best` also moves `best.pt` to it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._remove_drafts()  # of a killed run: they take the room of this one
+        for left in self.folder.glob(f"*{UNFINISHED}"):  # by a killed run: it takes the room of this one
+            left.unlink(missing_ok=True)
         draft = self.folder / f"step-{step}{UNFINISHED}"
         try:
             with draft.open("wb") as file:
@@ -54,7 +55,7 @@ class Checkpoints:
                 torch.save(state, cast(IO[bytes], writer))
                 file.flush()
                 os.fsync(file.fileno())
-        except BaseException:
+        except BaseException:  # a full disk or a second Ctrl-C: what is left of it helps nobody
             draft.unlink(missing_ok=True)
             raise
         path = self.folder / f"step-{step}.{writer.digest()}.pt"
@@ -112,11 +113,6 @@ class Checkpoints:
         for path in self._files():
             if path.name not in kept:
                 path.unlink(missing_ok=True)
-        self._remove_drafts()
-
-    def _remove_drafts(self) -> None:
-        for draft in self.folder.glob(f"*{UNFINISHED}"):
-            draft.unlink(missing_ok=True)
 
 
 def _step(path: Path) -> int:

@@ -1,11 +1,12 @@
 """The loop: train an epoch, evaluate, record, save; until every epoch has its row."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch.nn.utils import get_total_norm
 
 from dcls.analysis import positions
 from dcls.data import EvalLoader, TrainLoader
@@ -34,7 +35,9 @@ class Autosave:
     def save(self, *, best: bool = False) -> None:
         if self.main:
             require_finite(float(self.state.loss_sum), self.state.step)
-            require_numbers(self.state.model, self.state.step)
+            # An update can spoil the network after a loss that was finite.
+            parameters = [parameter.detach() for parameter in self.state.model.parameters()]
+            require_finite(float(get_total_norm(parameters, math.inf)), self.state.step, "largest parameter")
             self.checkpoints.save(self.state.state_dict(), self.state.step, best=best)
         self._last = time.monotonic()
 
@@ -153,20 +156,10 @@ def _now(step: Step, clock: "EpochClock", epoch: int, number: int, loss: torch.T
     }
 
 
-def require_finite(loss: float, step: int) -> None:
-    if loss != loss or loss in (float("inf"), float("-inf")):
+def require_finite(value: float, step: int, what: str = "training loss") -> None:
+    if not math.isfinite(value):
         raise FloatingPointError(
-            f"the training loss is {loss} at step {step}: lower recipe.lr or set recipe.clip_grad; "
-            "the checkpoints are from before"
-        )
-
-
-def require_numbers(model: nn.Module, step: int) -> None:
-    """An update can spoil the network after a loss that was finite: such a state must not replace an earlier one."""
-    finite = [parameter.detach().isfinite().all() for parameter in model.parameters()]
-    if finite and not torch.stack(finite).all():
-        raise FloatingPointError(
-            f"parameters are no finite numbers after step {step}: lower recipe.lr or set recipe.clip_grad; "
+            f"the {what} is {value} at step {step}: lower recipe.lr or set recipe.clip_grad; "
             "the checkpoints are from before"
         )
 
