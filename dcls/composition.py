@@ -124,6 +124,8 @@ def complete_data(given: Mapping[str, Any], stored: Mapping[str, Any]) -> DataCo
     data.workers = _workers(data.workers, data.kind)
     validation.check_values(data, "data")
     validation.check_data(data)
+    if "crop_pct" in given and validation.crops_nothing(data):
+        raise ConfigError(f"data.crop_pct={data.crop_pct} has no effect: {validation.TO_CROP}")
     return data
 
 

@@ -9,10 +9,12 @@ from dataclasses import asdict
 from typing import Any
 
 from dcls.config import Config, DataConfig, DclsSurgery, EvalConfig, LargeKernelSurgery, Option, RecipeConfig, options
+from dcls.data import settled_crop
 from dcls.data.robustness import KINDS as ROBUSTNESS_SETS
 from dcls.errors import ConfigError
 from dcls.layers.interpolation import INTERPOLATIONS, resolve
 
+TO_CROP = "set data.crop_mode=center"
 WITH_SIGMA = tuple(version for version, row in INTERPOLATIONS.items() if row.has_sigma)
 
 
@@ -78,6 +80,11 @@ def check_evaluation(config: EvalConfig, named: set[str]) -> None:
 def _raise_first(complaints: Iterator[str]) -> None:
     for complaint in complaints:
         raise ConfigError(complaint)
+
+
+def crops_nothing(data: DataConfig) -> bool:
+    """Would any crop_pct be the same?"""
+    return settled_crop(data.eval_size, data.crop_mode, 0.5)[1] == 1
 
 
 def mixes(recipe: RecipeConfig) -> bool:
@@ -248,7 +255,7 @@ IDLE: tuple[tuple[str, Callable[[Config], bool], str], ...] = (
     ("recipe.erasing_mode", lambda c: c.recipe.erasing == 0, "set recipe.erasing"),
     ("ema.shared", lambda c: c.ema.decay == 0, "there is no average; set ema.decay"),
     ("ema.shared", lambda c: not isinstance(c.surgery, DclsSurgery), "only surgery=dcls shares positions"),
-    ("data.crop_pct", lambda c: c.data.crop_mode == "auto" and c.data.eval_size >= 384, "set data.crop_mode=center"),
+    ("data.crop_pct", lambda c: crops_nothing(c.data), TO_CROP),
     ("run.root", lambda c: c.run.dir != "", "run.dir is the whole path"),
     ("logger.project", _no_wandb, "set logger.wandb=online or offline"),
     ("logger.entity", _no_wandb, "set logger.wandb=online"),

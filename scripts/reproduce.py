@@ -65,7 +65,7 @@ NOT_RUN = "-"
 KINDS = ("train", "inference")
 GRADCAM = "gradcam"  # a table of evaluations: there is nothing to train
 ROBUSTNESS = "robustness"
-TAKES = "root, out, run and clickme"  # GRADCAM
+TAKEN = {GRADCAM: ("table", "root", "out", "run", "rest"), ROBUSTNESS: ("table", "root", "out", "run", "seeds", "rest")}
 SHOWN = 10  # commands on the console
 
 
@@ -167,10 +167,8 @@ def parsed(arguments: Sequence[str]) -> Asked:
     ):
         if value not in known:
             raise ConfigError(f"{name}={value}: choose one of {', '.join(each for each in known if each)}")
-    if asked.table == GRADCAM:
-        refuse_what_trains(asked)
-    elif asked.table == ROBUSTNESS:
-        refuse_what_evaluates_nothing(asked)
+    if asked.table in TAKEN:
+        refuse_idle(asked)
     elif asked.scale not in TABLES[asked.table].arms:
         raise ConfigError(f"scale={asked.scale}: table={asked.table} has {', '.join(TABLES[asked.table].arms)} alone")
     try:
@@ -185,39 +183,29 @@ def parsed(arguments: Sequence[str]) -> Asked:
     return asked
 
 
-def refuse_what_evaluates_nothing(asked: Asked) -> None:
-    """Options that train or time, and folders that are not there, beside table=robustness. Raises ConfigError."""
-    if asked.scale != "full":
-        raise ConfigError(f"scale={asked.scale}: table={ROBUSTNESS} shows evaluations at full scale alone")
+def refuse_idle(asked: Asked) -> None:
+    """What a table of evaluations has no use for, and images it evaluates on that are not there. Raises ConfigError."""
     for field in fields(Asked):
         value = getattr(asked, field.name)
-        if field.name in ("seconds", "batch", "device", "jobs") and value != field.default:
-            raise ConfigError(f"{field.name}={value} has no effect: table={ROBUSTNESS} times and trains nothing")
-    sets = sets_of(asked)
-    if asked.run and not Path(sets or "?").is_dir():
+        if field.name not in TAKEN[asked.table] and value != field.default:
+            raise ConfigError(f"{field.name}={value} has no effect: table={asked.table} neither trains nor times")
+    if asked.table == ROBUSTNESS:
+        sets = sets_of(asked) or "?"
+        if asked.run and not Path(sets).is_dir():
+            raise ConfigError(f"run={asked.run}: data.root={sets} is no folder, expected the one that holds the sets")
+        return
+    for each in asked.rest:
+        if not each.startswith("clickme="):
+            raise ConfigError(f"{each} has no effect: table={asked.table} takes root, out, run and clickme")
+    if asked.run and not asked.rest:
         raise ConfigError(
-            f"run={asked.run}: data.root={sets or '?'} is no folder, expected the one that holds the sets"
+            f"run={asked.run}: table={asked.table} needs clickme=<folder of ClickMe's TFRecord files> then"
         )
 
 
 def sets_of(asked: Asked) -> str:
     """The folder of all robustness sets, or nothing."""
     return next((each.removeprefix("data.root=") for each in asked.rest if each.startswith("data.root=")), "")
-
-
-def refuse_what_trains(asked: Asked) -> None:
-    """Options of the other tables, and of train.py, beside one that evaluates. Raises ConfigError."""
-    for field in fields(Asked):
-        value = getattr(asked, field.name)
-        if field.name not in ("table", "root", "out", "run", "rest") and value != field.default:
-            raise ConfigError(f"{field.name}={value} has no effect: table={asked.table} takes {TAKES}")
-    for each in asked.rest:
-        if not each.startswith("clickme="):
-            raise ConfigError(f"{each} has no effect: table={asked.table} takes {TAKES}")
-    if asked.run and not asked.rest:
-        raise ConfigError(
-            f"run={asked.run}: table={asked.table} needs clickme=<folder of ClickMe's TFRecord files> then"
-        )
 
 
 def train_all(missing: Sequence[results.Wanted], asked: Asked) -> None:

@@ -564,6 +564,8 @@ def test_data_that_nobody_describes():
         complete_data({"root": "/x"}, {**timms, "interpolation": "bicubic", "name": "x"})
     given = typed_eval("model.name=resnet50", "model.pretrained=true", "data=imagenet", "data.root=/x").data
     assert complete_data(given, {**timms, "interpolation": "bicubic"}).crop_pct == 0.9
+    with pytest.raises(ConfigError, match=r"data\.crop_pct=0\.9 has no effect: set data\.crop_mode=center"):
+        complete_data({**given, "crop_pct": 0.9, "eval_size": 384}, {**timms, "interpolation": "bicubic"})
     with pytest.raises(ConfigError, match=r"data\.crop_pct=2: must lie in \(0, 1\]"):
         complete_data({**given, "crop_pct": 2}, {**timms, "interpolation": "bicubic"})
 

@@ -207,7 +207,7 @@ def test_no_run_is_begun_after_one_that_failed(tmp_path, monkeypatch):
         (["table=robust"], "table=robust: choose one of imagenet"),
         (["table=imagenet", "scale=half"], "scale=half: choose one of full, mini"),
         (["table=reach"], "scale=full: table=reach has mini alone"),
-        (["table=robustness", "scale=mini"], "scale=mini: table=robustness shows"),
+        (["table=robustness", "scale=mini"], "scale=mini has no effect: table=robustness neither"),
         (["table=robustness", "jobs=4"], "jobs=4 has no effect"),
         (["table=robustness", "run=missing", "data.root=/none"], "run=missing: data.root=/none is no folder"),
         (["table=robustness", "run=missing"], "run=missing: data.root=? is no folder"),
@@ -219,9 +219,12 @@ def test_no_run_is_begun_after_one_that_failed(tmp_path, monkeypatch):
         (["table=imagenet", "seconds=long"], "seconds=long"),
         (["table=imagenet", "data.rot=/x"], "did you mean data.root"),
         (["imagenet"], "table=imagenet"),
-        (["table=gradcam", "scale=mini"], "scale=mini has no effect: table=gradcam takes root, out, run and clickme"),
+        (["table=gradcam", "scale=mini"], "scale=mini has no effect: table=gradcam neither trains"),
         (["table=gradcam", "run=missing"], "run=missing: table=gradcam needs clickme="),
-        (["table=gradcam", "data.root=/x"], "data.root=/x has no effect"),
+        (
+            ["table=gradcam", "data.root=/x"],
+            "data.root=/x has no effect: table=gradcam takes root, out, run and clickme",
+        ),
         (["table=imagenet", "out=/dev/null/x"], "out=/dev/null/x: cannot be written"),
     ],
 )
