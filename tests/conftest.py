@@ -1,9 +1,13 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from dcls import composition
+from dcls.config import Config, EvalConfig
 from dcls.data import BundledSource
+from dcls.errors import ConfigError
 
 # Small tensors gain nothing from a second thread, and threads of several processes would wait for each other's cores.
 torch.set_num_threads(1)
@@ -23,3 +27,27 @@ def image_tree(tmp_path_factory) -> Path:
             for index in (source.labels == label).nonzero()[0][:count]:
                 source.load(int(index)).save(folder / f"{index}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def typed() -> Callable[..., Config]:
+    """The checked configuration of a training with these words."""
+    return lambda *words: composition.typed(*composition.compose("train", words))
+
+
+@pytest.fixture(scope="session")
+def typed_eval() -> Callable[..., EvalConfig]:
+    """The checked configuration of an evaluation with these words."""
+    return lambda *words: composition.typed_eval(*composition.compose("eval", words))
+
+
+@pytest.fixture(scope="session")
+def refusal(typed) -> Callable[..., str]:
+    """What is said about a training with these words, which cannot be."""
+
+    def line(*words: str) -> str:
+        with pytest.raises(ConfigError) as caught:
+            typed(*words)
+        return composition.explain(caught.value)
+
+    return line
