@@ -103,6 +103,14 @@ def test_a_recipe_of_ones_own_is_complete(own_configs, refusal):
     assert refusal("recipe=mine", "data.root=/x").startswith("data.image_size is not set: give data.image_size=<value>")
 
 
+def test_sizes_in_data_of_ones_own_count(own_configs, typed):
+    (own_configs / "data" / "mine.yaml").write_text(
+        "defaults:\n  - folder\n  - _self_\neval_size: 288\ncrop_pct: 0.95\n"
+    )
+    data = typed("+experiment=convnext_dcls", "data=mine", "data.root=/x").data
+    assert (data.image_size, data.eval_size, data.crop_pct, data.val_images) == (224, 288, 0.95, None)
+
+
 @pytest.mark.parametrize(
     ("override", "line"),
     [
