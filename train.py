@@ -87,6 +87,8 @@ def train(config: Config, folder: RunFolder, world: processes.World) -> int:
     resolved.show(run, [*report.lines(), *started], console)
     where = f"continuing {folder.saved.name} in" if folder.saved else "starting in"
     console.print(f"{where} {folder.path}", markup=False, highlight=False)
+    if changed := state.goes_on(summary.machine(world)):
+        console.print(f"{'; '.join(changed)}: from here on bits may differ from an uninterrupted run's", markup=False)
     with ExitStack() as stack:
         record = stack.enter_context(open_record(config, folder.path, state)) if world.is_main else None
         kind = config.logger.progress if world.is_main else "off"
@@ -102,7 +104,7 @@ def train(config: Config, folder: RunFolder, world: processes.World) -> int:
         except Stopped as stopped:
             bar.message(f"{stopped} and saved; the same command continues it")
             return STOPPED
-        facts = summary.summarise(state.history[-1], state.best, run, asdict(config), world)
+        facts = summary.summarise(state.history[-1], state.best, run, asdict(config), state.machines, world.device)
         for picture in telling.finish(facts):
             bar.message(f"wrote {picture}")
     return 0

@@ -149,6 +149,22 @@ def test_starting_again_is_continuing(finished, image_tree, capsys):
     assert "continuing step-12" in capsys.readouterr().out
 
 
+def test_a_run_that_goes_on_elsewhere_says_so(image_tree, tmp_path, monkeypatch, capsys):
+    stop_at(monkeypatch, 5)
+    assert run(options(image_tree, tmp_path, "runtime.threads=1")) == train.STOPPED
+    assert "bits may differ" not in capsys.readouterr().out
+    assert run(options(image_tree, tmp_path, "runtime.threads=2")) == 0
+    assert "threads 1 before, 2 now: from here on bits may differ" in capsys.readouterr().out
+    assert threads_of(tmp_path) == [1, 2]
+    assert run(options(image_tree, tmp_path, "runtime.threads=1")) == 0  # nothing is left to compute
+    assert threads_of(tmp_path) == [1, 2]
+
+
+def threads_of(folder: Path) -> list[int]:
+    summary = json.loads((folder / "summary.json").read_text())
+    return [each["threads"] for each in (*summary["machines_before"], summary["machine"])]
+
+
 def test_convolutions_of_another_machine_are_another_run(finished, image_tree, capsys, monkeypatch):
     """Here they ran in generated code, there without llvmlite by torch's operators: other roundings."""
     monkeypatch.setattr(cpu, "unavailable", lambda: "llvmlite is not installed")

@@ -38,6 +38,8 @@ class TrainState:
         self.best: float | None = None
         self.best_step: int | None = None
         self.running: dict[str, float] = {}
+        # Where the run has been computed, in order.
+        self.machines: list[dict[str, Any]] = []
         # Of backends, measured on a GPU when the run began (ops.set_choices): a continued run must not measure anew.
         self.choices: dict[str, str] = {}
         # Over the epoch so far, on the device: reading it each step would make the step wait.
@@ -49,6 +51,18 @@ class TrainState:
         """
         while len(self.history) < self.epochs:
             yield len(self.history)
+
+    def goes_on(self, machine: dict[str, Any]) -> list[str]:
+        """Note where what is left will be computed; returns what is not as it was: ["threads 2 before, 1 now"]."""
+        if self.machines and (self.machines[-1] == machine or len(self.history) == self.epochs):
+            return []
+        before = self.machines[-1] if self.machines else machine
+        self.machines.append(machine)
+        return [
+            f"{name} {before.get(name)} before, {here} now"
+            for name, here in machine.items()
+            if before.get(name) != here
+        ]
 
     def finish_epoch(self, row: dict[str, Any]) -> bool:
         """Append the epoch's row; True when it is the best so far (by the averaged model's top-1 where there is
@@ -76,6 +90,7 @@ class TrainState:
             "best": self.best,
             "best_step": self.best_step,
             "choices": self.choices,
+            "machines": self.machines,
             "running": {**self.running, "loss_sum": float(self.loss_sum)},
             "positions": self.positions.state_dict(),
         }
@@ -95,5 +110,6 @@ class TrainState:
         self.step, self.history = state["step"], state["history"]
         self.best, self.best_step = state["best"], state["best_step"]
         self.choices = dict(state["choices"])
+        self.machines = list(state.get("machines", ()))
         self.running = dict(state["running"])
         self.loss_sum.fill_(self.running.pop("loss_sum"))
