@@ -1,11 +1,10 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from dcls import composition
-from dcls.config import Config, EvalConfig
 from dcls.data import BundledSource
 from dcls.errors import ConfigError
 
@@ -30,20 +29,25 @@ def image_tree(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def typed() -> Callable[..., Config]:
+def typed() -> Callable[..., Any]:
     """The checked configuration of a training with these words."""
+    from dcls import composition  # not above: gpu_check.py runs tests where Hydra is not installed
+
     return lambda *words: composition.typed(*composition.compose("train", words))
 
 
 @pytest.fixture(scope="session")
-def typed_eval() -> Callable[..., EvalConfig]:
+def typed_eval() -> Callable[..., Any]:
     """The checked configuration of an evaluation with these words."""
+    from dcls import composition
+
     return lambda *words: composition.typed_eval(*composition.compose("eval", words))
 
 
 @pytest.fixture(scope="session")
 def refusal(typed) -> Callable[..., str]:
     """What is said about a training with these words, which cannot be."""
+    from dcls import composition
 
     def line(*words: str) -> str:
         with pytest.raises(ConfigError) as caught:
