@@ -30,7 +30,7 @@ $(VENV)/.lint: pyproject.toml $(VENV)/.test
 
 install: $(VENV)/.train  ## the framework and what training needs, into .venv
 
-quickstart: install  ## train plain and DCLS on the bundled images, evaluate both, show them on a page (2 to 6 minutes)
+quickstart: install  ## train plain and DCLS on the bundled images, evaluate both, show them on a page (2 to 7 minutes)
 	$(RUN) scripts/quickstart.py
 
 test: $(VENV)/.test  ## the tests (CPU, under 10 minutes on 2 cores)
