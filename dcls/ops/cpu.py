@@ -167,4 +167,4 @@ def _run(code: "Compiled", batch: int, tasks: int, rows: int, addresses: tuple[i
     rounds = ((parts, parts * tasks / threads) for parts in range(1, rows))
     parts = next((parts for parts, each in rounds if each >= AT_WORK * math.ceil(each)), rows)
     # The order of vector_code's NUMBERS and POINTERS.
-    run(code, tasks * parts, batch, parts, *addresses)
+    run(code, tasks * parts, batch, parts, threads, *addresses)

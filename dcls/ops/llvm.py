@@ -63,6 +63,8 @@ class Writer:
         self.kinds = {each: (place, INT) for place, each in enumerate(numbers)}
         self.kinds |= {each: (place, POINTER) for place, each in enumerate(pointers, len(numbers))}
         self._fma = ir.Function(self.module, ir.FunctionType(self.vector, [self.vector] * 3), f"llvm.fma.v{lanes}f32")
+        words = [ir.IntType(32)] * 3
+        self._prefetch = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [POINTER, *words]), "llvm.prefetch.p0")
         modes = ir.FunctionType(ir.VoidType(), [POINTER])
         self._get_modes, self._set_modes = (
             ir.Function(self.module, modes, f"llvm.x86.sse.{name}mxcsr") for name in ("st", "ld")
@@ -98,6 +100,16 @@ class Writer:
 
     def store(self, value: ir.Value, pointer: ir.Value) -> None:
         self.at.store(value, pointer, align=4)
+
+    def ahead(self, pointer: ir.Value, write: bool = False) -> None:
+        """Let the cache line at an address, which may be any, come from memory: it is going to be used, or written."""
+        word = ir.IntType(32)
+        self.at.call(self._prefetch, [pointer, word(int(write)), word(3 if write else 1), word(1)])
+
+    def forget(self) -> None:
+        """What is loaded from here on is loaded anew, not kept from before: a register less for each."""
+        nothing = ir.InlineAsm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", side_effect=True)
+        self.at.call(nothing, [])
 
     def number(self, value: float) -> ir.Value:
         """A vector of equal numbers."""

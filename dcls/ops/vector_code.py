@@ -25,10 +25,12 @@ A row of the input, a tile of T = 4 pixels and S = 3 taps. Each v is loaded once
                  [ 0][ 1][ 2][ 3]          output[1] += v1 tap[0] + v2 tap[1] + v3 tap[2]
     output                                 ...
 
-The innermost lines are unrolled, with sums and taps (or g) in registers: T + S + 1 of 32, so that longer rows of taps
-are cut into pieces. Where there are 16, the compiler takes taps from memory. At the border the pairs (t, s) that fall
-outside the image are not emitted at all: columns are known while writing the code, and rows come from a table. Tiles
-that read alike, the interior of a row, share one loop.
+The innermost lines are unrolled, with sums and taps (or g) in registers: T + S + 1 of 32 or 16, so that longer rows of
+taps are cut into pieces. At the border the pairs (t, s) that fall outside the image are not emitted at all: columns are
+known while writing the code, and rows come from a table. Tiles that read alike, the interior of a row, share one loop.
+
+Where a vector is half a cache line, both halves are copied at once, and the lines that the next task copies, or this
+one writes next, are asked for meanwhile: waiting for memory would take up to a quarter of the time.
 """
 
 from __future__ import annotations
@@ -41,9 +43,9 @@ from llvmlite import ir
 
 from dcls.ops.llvm import INT, Loop, Machine, Writer
 
-# The arguments of both functions. `next` and `tasks` deal out the work; the rows of an image, or of taps, are divided
-# into `parts`. `other` is the kernel or the output's gradient, `bias` the bias or its gradient.
-NUMBERS = ("next", "tasks", "batch", "parts")
+# The arguments of both functions. `next` and `tasks` deal out the work to `threads`; the rows of an image, or of taps,
+# are divided into `parts`. `other` is the kernel or the output's gradient, `bias` the bias or its gradient.
+NUMBERS = ("next", "tasks", "batch", "parts", "threads")
 POINTERS = ("input", "other", "bias", "result")
 
 # Products summed in registers before they are added to the result, at least: more make the rounding error larger, fewer
@@ -158,14 +160,20 @@ def blocks_of_task(machine: Machine, channels: int) -> int:
 def _registers(machine: Machine, columns: Axis, sums: str) -> tuple[int, int]:
     """Pixels in a tile, and taps in a piece of a row, where each pixel, or each tap, has a sum.
 
-    32 registers are full with them and one input; of two ways the one that cuts a row into fewer parts. 16 have no room
-    for both. Two units that need 4 cycles for a product are at work with 8 sums; for the sums of 17 taps it is faster
-    to leave some on the stack than to go over the pixels again.
+    They and an input fill the registers; of two ways to fill 32 the one that cuts a row into fewer parts. Two units
+    that need 4 cycles for a product are at work with 8 sums of equal length, which those at a border are not: of 16
+    registers 10 are sums. For those of 17 taps it is faster to leave some on the stack than to read the pixels again.
     """
     if machine.registers == 16:
-        return (8, columns.taps) if sums == "pixels" else (6, 17)
+        return (10, 4) if sums == "pixels" else (6, 17)
     ways = ((width, machine.registers - width - 1) for width in (14, 13))
     return min(ways, key=lambda way: math.ceil(columns.outputs / way[0]) * math.ceil(columns.taps / way[1]))
+
+
+def _place(code: Writer, task: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """Image, cache line of channels and part that are a task of a convolution."""
+    rest, image = code.split(task, code.argument("batch"))
+    return image, *code.split(rest, code.argument("parts"))
 
 
 def _share(code: Writer, part: ir.Value, rows: int) -> list[ir.Value]:
@@ -181,21 +189,26 @@ def convolution(machine: Machine, channels: int, rows: Axis, columns: Axis, turn
     [B, Y, X, C]. There are parts * B * C / L / blocks_of_task tasks.
     """
     code = Writer("convolution", machine.lanes, NUMBERS, POINTERS)
-    lanes, output_row = code.lanes, columns.outputs * channels
+    lanes, output_row, blocks = code.lanes, columns.outputs * channels, blocks_of_task(machine, channels)
     # Vectors that are cache lines are read in place: copying was 13 % faster at best, and 10 % slower on small maps.
-    of_input = _Copy(code, channels, rows.inputs * columns.inputs, wanted=lanes < LINE)
+    of_input = _Copy(code, channels, rows.inputs * columns.inputs, blocks, wanted=lanes < LINE)
     pixel, row = of_input.pixel, columns.inputs * of_input.pixel
     inside, (width, room) = code.table(rows_of_taps(rows)), _registers(machine, columns, "pixels")
-    direction, blocks = -1 if turned else 1, blocks_of_task(machine, channels)
+    direction = -1 if turned else 1
     tap, tap_row = direction * lanes, direction * columns.taps * lanes
     with code.tasks("next", "tasks") as task:
-        rest, image = code.split(task, code.argument("batch"))
-        line, part = code.split(rest, code.argument("parts"))
+        image, line, part = _place(code, task)
         share = _share(code, part, rows.outputs)
+        # The task that this thread most likely takes next.
+        next_image, next_line, _ = _place(code, code.at.add(task, code.argument("threads")))
+        images, next_images = (
+            code.step(code.argument("input"), (b, rows.inputs * columns.inputs * channels), (of, blocks * lanes))
+            for b, of in ((image, line), (next_image, next_line))
+        )
+        of_input.fill(images, *_inputs_of(code, rows, *share), columns.inputs)
         with code.loop(0, blocks) as each:
             block = code.at.add(code.at.mul(line, INT(blocks)), each.index)
-            source = code.step(code.argument("input"), (image, rows.inputs * columns.inputs * channels), (block, lanes))
-            source = of_input.of(source, *_inputs_of(code, rows, *share), columns.inputs)
+            source = of_input.block(images, each.index)
             result = code.step(code.argument("result"), (image, rows.outputs * output_row), (block, lanes))
             kernel = code.step(code.argument("other"), (block, rows.taps * columns.taps * lanes))
             if turned:
@@ -208,10 +221,17 @@ def convolution(machine: Machine, channels: int, rows: Axis, columns: Axis, turn
                     with code.loop(0, run.repeats) as n:
                         pixels = code.step(source, (first_row, row), (n.index, run.shift * pixel))
                         target = code.step(result, (y.index, output_row), (n.index, run.width * channels))
+                        if lanes < LINE:
+                            following = code.step(next_images, (y.index, output_row), (n.index, run.width * channels))
+                            for t in range(run.start, run.start + run.width):
+                                code.ahead(code.step(following, (t, channels)))
+                                code.ahead(code.step(target, (t, channels), (1, output_row)), write=True)
                         with code.loop(0, count, [bias] * run.width) as r:
                             here = code.step(pixels, (r.index, row))
                             there = code.step(taps, (r.index, rows.spread * tap_row))
                             for piece in pieces(columns.taps, room):
+                                if machine.registers == 16:
+                                    code.forget()
                                 reads = _with_taps(run.reads, piece)
                                 _multiply_by_taps(code, r.sums, (here, pixel), (there, tap), reads)
                         for t, value in enumerate(r.sums):
@@ -244,31 +264,47 @@ def _multiply_by_taps(
             sums[t] = code.fma(value, factors[s], sums[t])
 
 
-# Floats of a copy: two are smaller than a second-level cache of 2 MiB, and than the smallest stack a thread may have.
-LARGEST_COPY = 5 * 2**15
+# Floats of a copy: two of 112 x 112 pixels are smaller than the 2 MiB that a thread's stack may be limited to.
+LARGEST_COPY = 112 * 112 * LINE
 
 
 class _Copy:
-    """L channels of images, side by side on a thread's stack, unless they nearly are so or are too large.
+    """A cache line of channels of images, on a thread's stack, unless they nearly are alone or are too large.
 
-    They are read once for each row of taps; beside the other channels they would take as many cache lines, but in few
-    places of the caches, and would be gone at the next row.
+    L channels of all pixels lie side by side, and then the next L. They are read once for each row of taps; beside the
+    others they would take as many cache lines, but in few places of the caches, and would be gone at the next row.
     """
 
-    def __init__(self, code: Writer, channels: int, pixels: int, wanted: bool = True) -> None:
-        self.code, self.channels = code, channels
-        wanted = wanted and channels >= 4 * code.lanes and pixels * code.lanes <= LARGEST_COPY
-        self.memory = code.memory(pixels) if wanted else None
+    def __init__(self, code: Writer, channels: int, pixels: int, blocks: int, wanted: bool = True) -> None:
+        self.code, self.channels, self.blocks, self.pixels = code, channels, blocks, pixels
+        wanted = wanted and channels >= 4 * code.lanes and blocks * pixels * code.lanes <= LARGEST_COPY
+        self.memory = code.memory(blocks * pixels) if wanted else None
         self.pixel = code.lanes if wanted else channels
 
-    def of(self, source: ir.Value, begin: ir.Value, end: ir.Value, times: int) -> ir.Value:
-        """Where the images at `source` are then, of which the pixels times * begin to times * end are there."""
+    def fill(self, images: ir.Value, begin: ir.Value, end: ir.Value, times: int) -> None:
+        """Copy the pixels times * begin to times * end of images, given by their first pixel's first channel here."""
         if self.memory is None:
-            return source
+            return
         with self.code.loop(*(self.code.at.mul(each, INT(times)) for each in (begin, end))) as i:
-            value = self.code.load(self.code.step(source, (i.index, self.channels)))
-            self.code.store(value, self.code.step(self.memory, (i.index, self.code.lanes)))
-        return self.memory
+            for block in range(self.blocks):
+                value = self.code.load(self.code.step(images, (i.index, self.channels), (block, self.code.lanes)))
+                self.code.store(value, self.code.step(self.block(images, INT(block)), (i.index, self.code.lanes)))
+
+    def block(self, images: ir.Value, index: ir.Value) -> ir.Value:
+        """Where to read L of the channels of those images."""
+        if self.memory is None:
+            return self.code.step(images, (index, self.code.lanes))
+        return self.code.step(self.memory, (index, self.pixels * self.code.lanes))
+
+    def ahead(self, image: ir.Value, row: tuple[ir.Value, int], share: tuple[ir.Value, int]) -> None:
+        """Let a share of a row of the images after these come from memory.
+
+        row: which, and its pixels; share: which, and of how many.
+        """
+        width = math.ceil(row[1] / share[1])
+        first = self.code.step(image, (row[0], row[1] * self.channels), (share[0], width * self.channels))
+        for i in range(width):
+            self.code.ahead(self.code.step(first, (self.pixels + i, self.channels)))
 
 
 def kernel_gradient(machine: Machine, channels: int, rows: Axis, columns: Axis) -> ir.Module:
@@ -279,25 +315,27 @@ def kernel_gradient(machine: Machine, channels: int, rows: Axis, columns: Axis) 
     """
     code = Writer("kernel_gradient", machine.lanes, NUMBERS, POINTERS)
     lanes, pixels, outputs = code.lanes, rows.inputs * columns.inputs, rows.outputs * columns.outputs
-    many = math.ceil(PARTIAL_SUM / outputs)
-    of_input, of_other = (_Copy(code, channels, many * each) for each in (pixels, outputs))
+    many, blocks = math.ceil(PARTIAL_SUM / outputs), blocks_of_task(machine, channels)
+    of_input, of_other = (_Copy(code, channels, many * each, blocks) for each in (pixels, outputs))
     pixel, row = of_input.pixel, columns.inputs * of_input.pixel
     place, output_row = of_other.pixel, columns.outputs * of_other.pixel
     inside, (width, room) = code.table(rows_of_outputs(rows)), _registers(machine, columns, "taps")
-    group, blocks = INT(many), blocks_of_task(machine, channels)
     with code.tasks("next", "tasks") as task:
         line, part = code.split(task, code.argument("parts"))
         batch, share = code.argument("batch"), _share(code, part, rows.taps)
-        groups = code.split(code.at.add(batch, code.at.sub(group, INT(1))), group)[0]
+        groups = code.split(code.at.add(batch, INT(many - 1)), INT(many))[0]
         with code.loop(0, groups) as g, code.loop(0, blocks) as each:
             block = code.at.add(code.at.mul(line, INT(blocks)), each.index)
             result = code.step(code.argument("result"), (block, rows.taps * columns.taps * lanes))
-            start = code.at.mul(g.index, group)
-            images = code.smaller(code.at.sub(batch, start), group)
-            source = code.step(code.argument("input"), (block, lanes), (start, pixels * channels))
-            gradient = code.step(code.argument("other"), (block, lanes), (start, outputs * channels))
-            xs = of_input.of(source, INT(0), images, pixels)
-            gs = of_other.of(gradient, INT(0), images, outputs)
+            start = code.at.mul(g.index, INT(many))
+            images = code.smaller(code.at.sub(batch, start), INT(many))
+            following = code.at.sub(batch, code.at.add(start, INT(many)))
+            source = code.step(code.argument("input"), (line, blocks * lanes), (start, pixels * channels))
+            gradient = code.step(code.argument("other"), (line, blocks * lanes), (start, outputs * channels))
+            with code.loop(each.index, 1):
+                of_input.fill(source, INT(0), images, pixels)
+                of_other.fill(gradient, INT(0), images, outputs)
+            xs, gs = of_input.block(source, each.index), of_other.block(gradient, each.index)
             with code.loop(*share) as r:
                 first_output, count, first_row = inside(r.index)
                 for piece in pieces(columns.taps, room):
@@ -307,6 +345,15 @@ def kernel_gradient(machine: Machine, channels: int, rows: Axis, columns: Axis) 
                         with code.loop(0, count, image.sums) as y:
                             here = code.step(inputs, (y.index, rows.stride * row))
                             there = code.step(weights, (y.index, output_row))
+                            # Small images' copies are short, and asking for what is there already costs as much.
+                            if lanes < LINE and many <= 2:
+                                with code.loop(0, code.smaller(following, INT(1))):
+                                    read = code.at.add(first_row, code.at.mul(y.index, INT(rows.stride)))
+                                    this = code.step(source, (image.index, pixels * channels))
+                                    of_input.ahead(this, (read, columns.inputs), (r.index, rows.taps))
+                                    read = code.at.add(first_output, y.index)
+                                    this = code.step(gradient, (image.index, outputs * channels))
+                                    of_other.ahead(this, (read, columns.outputs), (r.index, rows.taps))
                             _multiply_by_gradient(code, y, (here, pixel), (there, place), tiles(columns, width), piece)
                         image.sums = y.sums
                     places = (code.step(result, (r.index, columns.taps * lanes), (s, lanes)) for s in piece)
