@@ -8,7 +8,7 @@ What is emitted, in words. Letters: R S rows and columns of taps, y x output pix
     convolution                                  kernel gradient
     each task: some rows of an image,            each task: some rows of taps,
     a cache line of channels, L at a time        a cache line of channels
-      for y in the task's rows                     for some images, one if it is large: copied, L channels at a time
+      for y in the task's rows                     for some images, one if it is large: copied
         for tile of T pixels in the row              for r in the task's rows of taps
           sum[t] = bias                                sum[s] = 0
           for r in rows of taps inside the image       for image, for y with row r inside the image
