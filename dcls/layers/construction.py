@@ -16,8 +16,7 @@ from dcls.layers.generated import Generated, supports
 from dcls.layers.interpolation import Interpolation, bilinear
 from dcls.layers.scattering import Scattered
 from dcls.layers.separable import separable
-from dcls.ops.convolution import transformed
-from dcls.ops.native import PLAIN
+from dcls.ops.observers import observed
 
 
 def construct(
@@ -64,13 +63,8 @@ def _built(
 
 
 def _eager(*tensors: Tensor | None) -> bool:
-    """Are these plain tensors whose numbers can be read now, of types that gradients of our own are exact for?
-
-    Not while somebody traces or transforms, and not of fake or distributed tensors.
-    """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or transformed():
-        return False
-    if torch._C._len_torch_dispatch_stack() or any(type(each) not in PLAIN for each in tensors if each is not None):
+    """Are these plain tensors whose numbers can be read now, of types that gradients of our own are exact for?"""
+    if observed(*tensors):
         return False
     dtypes = {tensor.dtype for tensor in tensors if tensor is not None}
     return dtypes in ({torch.float32}, {torch.float64}) and all(tensor is None or tensor.numel() for tensor in tensors)

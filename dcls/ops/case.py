@@ -39,14 +39,21 @@ class Case(NamedTuple):
         return f"{self.batch}x{self.channels}x{image} {str(self.dtype)[6:]} on {self.device}, {sizes}"
 
 
-def case_of(x: Tensor, kernel: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Case:
-    """The case of x [B, C, H, W], or [B, C, W], and kernel [C, 1, H, W], or [C, 1, W]."""
-    flat = x.dim() == 3
+def case_of(
+    device: str,
+    dtype: torch.dtype,
+    x: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+) -> Case:
+    """The case of x and a kernel of these shapes: [B, C, H, W], or [B, C, W], and [C, 1, H, W], or [C, 1, W]."""
+    flat = len(x) == 3
     high_wide = (
         ((start, each[0]) if flat else (each[0], each[1]))
-        for start, each in ((1, x.shape[2:]), (1, kernel.shape[2:]), (1, stride), (0, padding))
+        for start, each in ((1, x[2:]), (1, kernel[2:]), (1, stride), (0, padding))
     )
-    return Case(x.device.type, x.dtype, x.shape[0], x.shape[1], *high_wide)
+    return Case(device, dtype, x[0], x[1], *high_wide)
 
 
 def reached(

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from dcls.ops import cpu, dispatch, reference
 from dcls.ops.case import Case, case_of, reached
-from dcls.ops.operator import depthwise
+from dcls.ops.observers import transformed
+from dcls.ops.operator import shortest
 
 
 def convolve(
@@ -40,7 +40,7 @@ def convolve(
         if x.device.type != "cpu" or dispatch.is_recording():
             backend = _noted(name, _case(x, kernel, stride, padding))
         if backend != dispatch.REFERENCE:
-            return depthwise(x, kernel, bias, stride, padding, backend)
+            return shortest(x, kernel, bias)(x, kernel, bias, stride, padding, backend)
     return reference.convolve(x, _alone(kernel, groups), bias, stride, padding, groups)
 
 
@@ -70,7 +70,7 @@ def _noted(name: str, case: Case) -> str:
 
 def _case(x: Tensor, kernel: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Case:
     """The case that the operator will meet: autocast lowers its tensors."""
-    case = case_of(x, kernel, stride, padding)
+    case = case_of(x.device.type, x.dtype, x.shape, kernel.shape, stride, padding)
     if case.device in ("cpu", "cuda") and torch.is_autocast_enabled(case.device):
         case = case._replace(dtype=torch.get_autocast_dtype(case.device))
     return case
@@ -112,13 +112,6 @@ def explain(
     name = dispatch.get_backend()
     name = dispatch.choice(case) if name == "auto" else name
     return name if name == dispatch.REFERENCE else dispatch.choose(case, name).NAME
-
-
-def transformed() -> bool:
-    """Inside torch.func's transforms or forward-mode differentiation, where an operator would lose the tangents."""
-    if torch.compiler.is_compiling():
-        return False
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def _per_axis(numbers: Sequence[int], axes: int) -> list[int]:

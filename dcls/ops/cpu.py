@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 NAME = "cpu"
 
+Sizes = tuple[int, ...]
+
 # Threads should be at work so much of the time, if tasks take equally long. Each part of a task copies what it reads.
 AT_WORK = 0.9
 # Pixels. Code is written for each output along an axis: for 16,000 that takes over a second, each new length again.
@@ -42,7 +44,7 @@ def supports(case: Case) -> str | None:
 
 def forward(x: Tensor, kernel: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
     """The convolution [B, C, Y, X] of x [B, C, H, W]."""
-    rows, columns = _axes(x, kernel, stride, padding)
+    rows, columns = _axes(x.shape[2:], kernel.shape[2:], tuple(stride), tuple(padding))
     machine = machine_for(x.shape[1])
     output = x.new_empty((x.shape[0], rows.outputs, columns.outputs, x.shape[1]))
     bias = x.new_zeros(x.shape[1]) if bias is None else bias.contiguous()
@@ -52,7 +54,8 @@ def forward(x: Tensor, kernel: Tensor, bias: Tensor | None, stride: Sequence[int
 
 def input_gradient(grad: Tensor, x: Tensor, kernel: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
     """d / dx [B, C, H, W]: the convolution of grad [B, C, Y, X], its pixels `stride` apart, with the kernel turned."""
-    rows, columns = (_turned(axis) for axis in _axes(x, kernel, stride, padding))
+    axes = _axes(x.shape[2:], kernel.shape[2:], tuple(stride), tuple(padding))
+    rows, columns = (_turned(axis) for axis in axes)
     machine = machine_for(x.shape[1])
     output = x.new_empty((x.shape[0], rows.outputs, columns.outputs, x.shape[1]))
     bias, packed = x.new_zeros(x.shape[1]), _packed(kernel, machine.lanes)
@@ -64,20 +67,22 @@ def kernel_gradient(
     grad: Tensor, x: Tensor, kernel: Tensor, stride: Sequence[int], padding: Sequence[int], with_bias: bool
 ) -> tuple[Tensor, Tensor | None]:
     """d / dkernel and d / dbias [C]."""
-    rows, columns = _axes(x, kernel, stride, padding)
+    rows, columns = _axes(x.shape[2:], kernel.shape[2:], tuple(stride), tuple(padding))
     machine = machine_for(x.shape[1])
-    of_kernel = x.new_zeros((x.shape[1] // machine.lanes, rows.taps, columns.taps, machine.lanes))
-    of_bias = x.new_zeros(x.shape[1])
-    add_gradients(of_kernel, of_bias, _last(grad), _last(x), machine, rows, columns)
+    of_kernel = x.new_empty((x.shape[1] // machine.lanes, rows.taps, columns.taps, machine.lanes))
+    of_bias = x.new_empty(x.shape[1])
+    gradients_into(of_kernel, of_bias, _last(grad), _last(x), machine, rows, columns)
     return of_kernel.movedim(-1, 1).reshape(kernel.shape), of_bias if with_bias else None
 
 
-def _axes(x: Tensor, kernel: Tensor, stride: Sequence[int], padding: Sequence[int]) -> tuple["Axis", "Axis"]:
+# Small images are convolved in less time than Python takes to work out the same again.
+@functools.lru_cache(maxsize=1024)
+def _axes(image: Sizes, size: Sizes, stride: Sizes, padding: Sizes) -> tuple["Axis", "Axis"]:
     from dcls.ops.vector_code import Axis
 
     rows, columns = (
-        Axis(pixels, (pixels + 2 * pad - size) // step + 1, size, step, pad)
-        for pixels, size, step, pad in zip(x.shape[2:], kernel.shape[2:], stride, padding, strict=True)
+        Axis(pixels, (pixels + 2 * pad - taps) // step + 1, taps, step, pad)
+        for pixels, taps, step, pad in zip(image, size, stride, padding, strict=True)
     )
     return rows, columns
 
@@ -131,10 +136,10 @@ def convolve_into(
     _run(code, batch, batch * _tasks(machine, channels), rows.outputs, addresses)
 
 
-def add_gradients(
+def gradients_into(
     of_kernel: Tensor, of_bias: Tensor, grad: Tensor, x: Tensor, machine: "Machine", rows: "Axis", columns: "Axis"
 ) -> None:
-    """Add to of_kernel [C / L, R, S, L] and of_bias [C] what grad [B, Y, X, C] and x [B, H, W, C] give."""
+    """Fill of_kernel [C / L, R, S, L] and of_bias [C] from grad [B, Y, X, C] and x [B, H, W, C]."""
     batch, channels = x.shape[0], x.shape[-1]
     blocks = channels // machine.lanes
     addresses = (
@@ -147,6 +152,7 @@ def add_gradients(
     _run(code, batch, _tasks(machine, channels), rows.taps, addresses)
 
 
+@functools.cache
 def _tasks(machine: "Machine", channels: int) -> int:
     """Tasks that the channels are divided into."""
     from dcls.ops.vector_code import blocks_of_task
@@ -164,7 +170,12 @@ def _code(kind: str, machine: "Machine", channels: int, *geometry: Any) -> "Comp
 def _run(code: "Compiled", batch: int, tasks: int, rows: int, addresses: tuple[int, int, int, int]) -> None:
     """Run the code in torch's threads: `tasks` of them, each cut into parts of its rows where there are few."""
     threads = torch.get_num_threads()
-    rounds = ((parts, parts * tasks / threads) for parts in range(1, rows))
-    parts = next((parts for parts, each in rounds if each >= AT_WORK * math.ceil(each)), rows)
+    parts = _parts(tasks, rows, threads)
     # The order of vector_code's NUMBERS and POINTERS.
     run(code, tasks * parts, batch, parts, threads, *addresses)
+
+
+@functools.lru_cache(maxsize=1024)
+def _parts(tasks: int, rows: int, threads: int) -> int:
+    rounds = ((parts, parts * tasks / threads) for parts in range(1, rows))
+    return next((parts for parts, each in rounds if each >= AT_WORK * math.ceil(each)), rows)

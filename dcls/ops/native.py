@@ -82,9 +82,9 @@ def machine_for(neighbours: int) -> "Machine":
 
 def address(tensor: Tensor, *shape: int) -> int:
     """Where a tensor's numbers are, once it is what the code was written for."""
-    if tensor.device.type != "cpu" or tensor.dtype != torch.float32 or not tensor.is_contiguous():
+    if not tensor.is_cpu or tensor.dtype != torch.float32 or not tensor.is_contiguous():
         raise RuntimeError(f"generated code needs contiguous float32 on the CPU, not {tensor.dtype} {tensor.stride()}")
-    if tuple(tensor.shape) != shape or min(shape) < 1:
+    if tensor.shape != shape or 0 in shape:
         raise RuntimeError(f"generated code was written for {shape}, not {tuple(tensor.shape)}")
     found = tensor.data_ptr() if type(tensor) in PLAIN else 0
     if not found:

@@ -3,14 +3,16 @@
     output[b, c, y, x] = bias[c] + sum_rs  kernel[c, 0, r, s] * input[b, c, y * stride - padding + r, ..s]
 
 with zeros beyond the border. Both are opaque to torch, and the backend is chosen inside, so that one graph serves all.
+Torch's way to them takes longer than small images do, so where nobody but autograd looks on Depthwise does the same.
 
 Letters: B batch, C channels, H.. one or two spatial axes of the input, S.. of the kernel, Y.. of the output.
 The kernels of L neighbouring channels may be one entry of [C / L, L, S..], in channels_last where that is 4-D.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,10 +22,19 @@ from dcls.errors import ConfigError
 from dcls.ops import cpu
 from dcls.ops.case import Case, case_of, output_size
 from dcls.ops.dispatch import Backend, choose
+from dcls.ops.observers import observed
+
+Sizes = tuple[int, ...]
 
 
-@torch.library.custom_op("dcls::depthwise", mutates_args=())
-def depthwise(
+class Fit(NamedTuple):
+    """A convolution and the shape of its result [B, C, Y..]."""
+
+    case: Case
+    shape: Sizes
+
+
+def _forward(
     x: Tensor,
     kernel: Tensor,
     bias: Tensor | None,
@@ -36,16 +47,15 @@ def depthwise(
     Channels that are neighbours in x (channels_last) are neighbours in the result. backend: None for what
     dcls.ops.set_backend chose, or a name. Differentiable once. ConfigError for shapes and dtypes that do not fit.
     """
-    case = _checked(x, kernel, bias, stride, padding)
+    case, shape = _checked(x, kernel, bias, stride, padding)
     if case.batch == 0:
-        return _fresh(x, _output_shape(x, kernel, stride, padding))
+        return _fresh(x, shape)
     chosen = choose(case, backend)
     output = chosen.forward(_flat(x), _flat_kernel(kernel, chosen), bias, case.stride, case.padding)
     return _in_format(output, x)
 
 
-@torch.library.custom_op("dcls::depthwise_gradients", mutates_args=())
-def depthwise_gradients(
+def _gradients(
     grad: Tensor,
     x: Tensor,
     kernel: Tensor,
@@ -55,8 +65,8 @@ def depthwise_gradients(
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of x, kernel and bias [C] for grad [B, C, Y..]; those not wanted have no elements."""
-    case = _checked(x, kernel, None, stride, padding)
-    if grad.shape != _output_shape(x, kernel, stride, padding) or grad.dtype != x.dtype:
+    case, shape = _checked(x, kernel, None, stride, padding)
+    if grad.shape != shape or grad.dtype != x.dtype:
         raise ConfigError(f"grad {tuple(grad.shape)} {grad.dtype} does not fit a convolution of {case}")
     if case.batch == 0 or not any(wanted):
         return _empty_gradients(x, kernel, wanted)
@@ -75,6 +85,10 @@ def depthwise_gradients(
     return _or_empty(of_x, x), _or_empty(of_kernel, x), _or_empty(of_bias, x)
 
 
+depthwise = torch.library.custom_op("dcls::depthwise", _forward, mutates_args=())
+depthwise_gradients = torch.library.custom_op("dcls::depthwise_gradients", _gradients, mutates_args=())
+
+
 @depthwise.register_fake
 def _(
     x: Tensor,
@@ -84,7 +98,7 @@ def _(
     padding: Sequence[int],
     backend: str | None = None,
 ) -> Tensor:
-    return _fresh(x, _output_shape(x, kernel, stride, padding))
+    return _fresh(x, _output_shape(x.shape, kernel.shape, stride, padding))
 
 
 @depthwise_gradients.register_fake
@@ -100,14 +114,17 @@ def _(
     return _empty_gradients(x, kernel, wanted)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, kernel, _, *ctx.how, ctx.backend = inputs
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    x, kernel, _, ctx.stride, ctx.padding, ctx.backend = inputs
     ctx.save_for_backward(x, kernel)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    wanted = list(ctx.needs_input_grad[:3])
-    gradients = depthwise_gradients(grad, *ctx.saved_tensors, *ctx.how, wanted, ctx.backend)
+    (x, kernel), wanted = ctx.saved_tensors, list(ctx.needs_input_grad[:3])
+    # Where a graph is wanted the operator's own, which refuses to be differentiated again.
+    short = not torch.is_grad_enabled() and unobserved(grad, x, kernel)
+    way = _gradients if short else depthwise_gradients
+    gradients = way(grad, x, kernel, ctx.stride, ctx.padding, wanted, ctx.backend)
     return *(each if want else None for each, want in zip(gradients, wanted, strict=True)), None, None, None
 
 
@@ -116,6 +133,28 @@ def _refuse(ctx: Any, *grads: Tensor) -> None:
         "the gradients of dcls::depthwise cannot be differentiated again: "
         "for second derivatives call dcls.ops.set_backend('reference')"
     )
+
+
+def unobserved(*tensors: Tensor | None) -> bool:
+    """Is autograd the only one to look on?"""
+    devices = {tensor.device.type for tensor in tensors if tensor is not None}
+    return devices in ({"cpu"}, {"cuda"}) and not observed(*tensors) and not torch.is_autocast_enabled(devices.pop())
+
+
+class Depthwise(torch.autograd.Function):
+    """The arguments, the result and the gradients of depthwise()."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        _save(ctx, inputs, None)
+        return _forward(*inputs)
+
+    backward = staticmethod(_backward)
+
+
+def shortest(*tensors: Tensor | None) -> Callable[..., Tensor]:
+    """depthwise(), or what does the same in less time for these x, kernel and bias."""
+    return Depthwise.apply if unobserved(*tensors) else depthwise
 
 
 depthwise.register_autograd(_backward, setup_context=_save)
@@ -167,27 +206,33 @@ def _gradient_flops(
     return sum(wanted[:2]) * 2 * math.prod(grad_shape) * math.prod(kernel_shape[2:])
 
 
-def _checked(x: Tensor, kernel: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int]) -> Case:
-    """The case, once shapes, dtypes and devices fit each other. ConfigError otherwise."""
-    axes, channels = x.dim() - 2, x.shape[1] if x.dim() > 1 else 0
-    tensors = [each for each in (x, kernel, bias) if each is not None]
-    if axes not in (1, 2) or kernel.dim() != x.dim() or kernel.shape[0] * kernel.shape[1] != channels:
-        raise ConfigError(f"kernel {tuple(kernel.shape)} is not a depthwise one for x {tuple(x.shape)}")
-    if bias is not None and bias.shape != (channels,):
-        raise ConfigError(f"bias {tuple(bias.shape)} does not fit {channels} channels")
-    if any((each.dtype, each.device) != (x.dtype, x.device) for each in tensors) or not x.is_floating_point():
-        found = ", ".join(f"{each.dtype} on {each.device}" for each in tensors)
+def _checked(x: Tensor, kernel: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int]) -> Fit:
+    """What the tensors make together, once shapes, dtypes and devices fit each other. ConfigError otherwise."""
+    tensors = tuple(None if each is None else (each.shape, each.dtype, each.device) for each in (x, kernel, bias))
+    return _fit(tensors, tuple(stride), tuple(padding))
+
+
+@functools.lru_cache(maxsize=4096)
+def _fit(tensors: tuple[Any, ...], stride: tuple[int, ...], padding: tuple[int, ...]) -> Fit:
+    (x, dtype, device), (kernel, *_), bias = tensors
+    axes, channels = len(x) - 2, x[1] if len(x) > 1 else 0
+    if axes not in (1, 2) or len(kernel) != len(x) or kernel[0] * kernel[1] != channels:
+        raise ConfigError(f"kernel {tuple(kernel)} is not a depthwise one for x {tuple(x)}")
+    if bias is not None and bias[0] != (channels,):
+        raise ConfigError(f"bias {tuple(bias[0])} does not fit {channels} channels")
+    kinds = [each[1:] for each in tensors if each is not None]
+    if set(kinds) != {(dtype, device)} or not dtype.is_floating_point:
+        found = ", ".join(f"{dtype} on {device}" for dtype, device in kinds)
         raise ConfigError(f"x, kernel and bias must have one floating dtype and device, not {found}")
     if len(stride) != axes or len(padding) != axes or min(stride) < 1 or min(padding) < 0:
         raise ConfigError(f"stride={list(stride)}, padding={list(padding)}: one number an axis, at least 1 and 0")
-    _output_shape(x, kernel, stride, padding)
-    return case_of(x, kernel, stride, padding)
+    return Fit(case_of(device.type, dtype, x, kernel, stride, padding), _output_shape(x, kernel, stride, padding))
 
 
-def _output_shape(x: Tensor, kernel: Tensor, stride: Sequence[int], padding: Sequence[int]) -> tuple[int, ...]:
-    """[B, C, Y..]. ConfigError where the kernel is larger than the padded input."""
-    axes = zip(x.shape[2:], kernel.shape[2:], stride, padding, strict=True)
-    return *x.shape[:2], *(output_size(*each) for each in axes)
+def _output_shape(x: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> Sizes:
+    """[B, C, Y..] of x [B, C, H..] and kernel [.., S..]. ConfigError if the kernel is larger than the padded input."""
+    axes = zip(x[2:], kernel[2:], stride, padding, strict=True)
+    return *x[:2], *(output_size(*each) for each in axes)
 
 
 def _empty_gradients(x: Tensor, kernel: Tensor, wanted: Sequence[bool]) -> tuple[Tensor, Tensor, Tensor]:
@@ -233,4 +278,5 @@ def _in_format(result: Tensor, x: Tensor) -> Tensor:
         result = result.squeeze(2)
     if not _channels_are_neighbours(x):
         return result.contiguous()
-    return result.movedim(1, -1).contiguous().movedim(-1, 1)
+    last = result.movedim(1, -1)
+    return result if last.is_contiguous() else last.contiguous().movedim(-1, 1)

@@ -37,6 +37,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import reduce
 from typing import NamedTuple
 
 from llvmlite import ir
@@ -308,9 +309,9 @@ class _Copy:
 
 
 def kernel_gradient(machine: Machine, channels: int, rows: Axis, columns: Axis) -> ir.Module:
-    """result[r, s] += sum_byx other[b, y, x] * input[b, .., ..]: the right column of the text above.
+    """result[r, s] = sum_byx other[b, y, x] * input[b, .., ..]: the right column of the text above.
 
-    And bias += sum_byx other. input [B, H, W, C], other, the output's gradient, [B, Y, X, C], result
+    And bias = sum_byx other. input [B, H, W, C], other, the output's gradient, [B, Y, X, C], result
     [C / L, R, S, L], bias [C]. There are parts * C / L / blocks_of_task tasks; the result does not depend on the parts.
     """
     code = Writer("kernel_gradient", machine.lanes, NUMBERS, POINTERS)
@@ -356,13 +357,13 @@ def kernel_gradient(machine: Machine, channels: int, rows: Axis, columns: Axis) 
                                     of_other.ahead(this, (read, columns.outputs), (r.index, rows.taps))
                             _multiply_by_gradient(code, y, (here, pixel), (there, place), tiles(columns, width), piece)
                         image.sums = y.sums
-                    places = (code.step(result, (r.index, columns.taps * lanes), (s, lanes)) for s in piece)
-                    _add(code, places, image.sums)
+                    for s, value in zip(piece, image.sums, strict=True):
+                        _add(code, code.step(result, (r.index, columns.taps * lanes), (s, lanes)), value, g.index)
             # The first part's alone: what it adds between another's load and store, of zeros, would be lost.
             with code.loop(part, 1):
                 with code.loop(0, images, [code.zero] * ADDERS) as image:
                     _sum_pixels(code, image, code.step(gs, (image.index, outputs * place)), place, outputs)
-                _add(code, [code.step(code.argument("bias"), (block, lanes))] * ADDERS, image.sums)
+                _add(code, code.step(code.argument("bias"), (block, lanes)), reduce(code.add, image.sums), g.index)
     return code.done()
 
 
@@ -404,6 +405,7 @@ def _sum_pixels(code: Writer, image: Loop, weights: ir.Value, pixel: int, count:
         image.sums[i] = code.add(image.sums[i], code.load(code.step(weights, (count - 1 - i, pixel))))
 
 
-def _add(code: Writer, places: Iterable[ir.Value], sums: Sequence[ir.Value]) -> None:
-    for place, value in zip(places, sums, strict=True):
-        code.store(code.add(code.load(place), value), place)
+def _add(code: Writer, place: ir.Value, value: ir.Value, turn: ir.Value) -> None:
+    """Add value to what is there; in turn 0 nothing is."""
+    before = code.at.select(code.at.icmp_signed("==", turn, INT(0)), code.zero, code.load(place))
+    code.store(code.add(before, value), place)

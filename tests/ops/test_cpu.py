@@ -73,23 +73,23 @@ def test_right_numbers_and_nothing_touched_around_them(data, machine, threads):
     torch.manual_seed(0)
     x, kernel, bias, stride, padding = case(data)
     output, grad, of_x, of_kernel, of_bias = expected(x, kernel, bias, stride, padding)
-    rows, columns = cpu._axes(x, kernel, stride, padding)
+    rows, columns = cpu._axes(x.shape[2:], kernel.shape[2:], stride, padding)
     packed = cpu._packed(kernel, machine.lanes)
     inputs = [Guarded(each) for each in (last(x), last(grad), packed, bias, torch.zeros_like(bias))]
-    results = [Guarded(torch.full(shape, torch.nan)) for shape in (last(output).shape, last(of_x).shape)]
-    sums = [Guarded(torch.zeros(shape)) for shape in (packed.shape, bias.shape)]
+    shapes = last(output).shape, last(of_x).shape, packed.shape, bias.shape
+    results = [Guarded(torch.full(shape, torch.nan)) for shape in shapes]
     image, gradient, taps, offset, none = (each.tensor for each in inputs)
     torch.set_num_threads(threads)
     cpu.convolve_into(results[0].tensor, image, taps, offset, machine, rows, columns)
     turned_axes = [cpu._turned(axis) for axis in (rows, columns)]
     cpu.convolve_into(results[1].tensor, gradient, taps, none, machine, *turned_axes, turned=True)
-    cpu.add_gradients(sums[0].tensor, sums[1].tensor, gradient, image, machine, rows, columns)
+    cpu.gradients_into(results[2].tensor, results[3].tensor, gradient, image, machine, rows, columns)
     torch.set_num_threads(1)
-    assert all(each.intact() for each in (*inputs, *results, *sums))
+    assert all(each.intact() for each in (*inputs, *results))
     assert_close(results[0].tensor, last(output))
     assert_close(results[1].tensor, last(of_x))
-    assert_close(sums[0].tensor, cpu._packed(of_kernel, machine.lanes))
-    assert_close(sums[1].tensor, of_bias)
+    assert_close(results[2].tensor, cpu._packed(of_kernel, machine.lanes))
+    assert_close(results[3].tensor, of_bias)
 
 
 @settings(deadline=None, max_examples=40)

@@ -152,6 +152,26 @@ def test_autocast_lowers_the_tensors_and_leaves_the_backends_alone(dtype):
     torch.testing.assert_close(inside, plain, rtol=0.02, atol=0.3)
 
 
+def test_whoever_looks_on_sees_the_operator():
+    """Alone, autograd takes a shorter way, to the bit the same, layouts included."""
+    x, kernel, bias = tensors()
+
+    def node(**how):
+        return ops.convolve(x, kernel, bias, (1,), (2,), 8, **how).grad_fn.name()
+
+    assert node() == "DepthwiseBackward"
+    with torch.autocast("cpu", torch.bfloat16):
+        assert "dcls_depthwise" in node()
+    with FlopCounterMode(display=False):
+        assert "dcls_depthwise" in node()
+    for last in (True, False):
+        given_tensors = tensors(last=last)
+        short = with_gradients(Convolution(), given_tensors)
+        whole = with_gradients(lambda *each: depthwise(*each, [1, 1], [2, 2]), given_tensors)
+        assert all(torch.equal(*pair) for pair in zip(short, whole, strict=True))
+        assert [each.stride() for each in short] == [each.stride() for each in whole]
+
+
 def test_operations_are_counted():
     """The forward as torch counts its convolution; the gradients as much each."""
     given_tensors = tensors(size=(5, 5))
