@@ -8,6 +8,7 @@ python scripts/benchmark.py layer --out runs/benchmarks      whole layers: the r
 python scripts/benchmark.py construct --only "v0, dense"     the cases whose name holds the text
 
 Candidates take turns in one process; reported are medians, and the ratio peer / ours of each round with its quartiles.
+On a CPU the process keeps the memory it frees, as in training.
 Where a result is wrong nothing is reported and the exit code is 1. Two other programs on the same cores can make any
 threaded number meaningless: measure on an idle machine.
 """
@@ -32,6 +33,7 @@ from benchmarks.setting import Setting  # noqa: E402
 from command_line import OneLine  # noqa: E402
 
 from dcls import ops  # noqa: E402
+from dcls.engine.memory import keep_freed  # noqa: E402
 from dcls.errors import ConfigError, reported  # noqa: E402
 from dcls.ops import dispatch  # noqa: E402
 
@@ -51,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.threads:
         torch.set_num_threads(asked.threads)
     ops.set_backend(asked.backend)
+    if asked.device == "cpu":
+        keep_freed()
     if asked.device == "cuda":
         # What the trial of the backends found, slower candidates included.
         logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from dcls.engine.memory import keep_freed
 from dcls.errors import ConfigError
 
 T = TypeVar("T")
@@ -63,6 +64,8 @@ def join(device: str = "auto", threads: int | None = None) -> Iterator[World]:
     Raises ConfigError when CUDA is asked for and absent.
     """
     chosen = _device(device)
+    if chosen.type == "cpu":
+        keep_freed()
     if threads is not None:
         torch.set_num_threads(threads)
     size = int(os.environ.get("WORLD_SIZE", 1))
