@@ -12,7 +12,7 @@ The kernels of L neighbouring channels may be one entry of [C / L, L, S..], in c
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,15 +23,6 @@ from dcls.ops import cpu
 from dcls.ops.case import Case, case_of, output_size
 from dcls.ops.dispatch import Backend, choose
 from dcls.ops.observers import observed
-
-Sizes = tuple[int, ...]
-
-
-class Fit(NamedTuple):
-    """A convolution and the shape of its result [B, C, Y..]."""
-
-    case: Case
-    shape: Sizes
 
 
 def _forward(
@@ -47,9 +38,9 @@ def _forward(
     Channels that are neighbours in x (channels_last) are neighbours in the result. backend: None for what
     dcls.ops.set_backend chose, or a name. Differentiable once. ConfigError for shapes and dtypes that do not fit.
     """
-    case, shape = _checked(x, kernel, bias, stride, padding)
+    case = _checked(x, kernel, bias, stride, padding)
     if case.batch == 0:
-        return _fresh(x, shape)
+        return _fresh(x, _output_shape(x, kernel, stride, padding))
     chosen = choose(case, backend)
     output = chosen.forward(_flat(x), _flat_kernel(kernel, chosen), bias, case.stride, case.padding)
     return _in_format(output, x)
@@ -65,8 +56,8 @@ def _gradients(
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of x, kernel and bias [C] for grad [B, C, Y..]; those not wanted have no elements."""
-    case, shape = _checked(x, kernel, None, stride, padding)
-    if grad.shape != shape or grad.dtype != x.dtype:
+    case = _checked(x, kernel, None, stride, padding)
+    if grad.shape != _output_shape(x, kernel, stride, padding) or grad.dtype != x.dtype:
         raise ConfigError(f"grad {tuple(grad.shape)} {grad.dtype} does not fit a convolution of {case}")
     if case.batch == 0 or not any(wanted):
         return _empty_gradients(x, kernel, wanted)
@@ -98,7 +89,7 @@ def _(
     padding: Sequence[int],
     backend: str | None = None,
 ) -> Tensor:
-    return _fresh(x, _output_shape(x.shape, kernel.shape, stride, padding))
+    return _fresh(x, _output_shape(x, kernel, stride, padding))
 
 
 @depthwise_gradients.register_fake
@@ -206,14 +197,14 @@ def _gradient_flops(
     return sum(wanted[:2]) * 2 * math.prod(grad_shape) * math.prod(kernel_shape[2:])
 
 
-def _checked(x: Tensor, kernel: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int]) -> Fit:
-    """What the tensors make together, once shapes, dtypes and devices fit each other. ConfigError otherwise."""
+def _checked(x: Tensor, kernel: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int]) -> Case:
+    """The case, once shapes, dtypes and devices fit each other. ConfigError otherwise."""
     tensors = tuple(None if each is None else (each.shape, each.dtype, each.device) for each in (x, kernel, bias))
-    return _fit(tensors, tuple(stride), tuple(padding))
+    return _case(tensors, tuple(stride), tuple(padding))
 
 
 @functools.lru_cache(maxsize=4096)
-def _fit(tensors: tuple[Any, ...], stride: tuple[int, ...], padding: tuple[int, ...]) -> Fit:
+def _case(tensors: tuple[Any, ...], stride: tuple[int, ...], padding: tuple[int, ...]) -> Case:
     (x, dtype, device), (kernel, *_), bias = tensors
     axes, channels = len(x) - 2, x[1] if len(x) > 1 else 0
     if axes not in (1, 2) or len(kernel) != len(x) or kernel[0] * kernel[1] != channels:
@@ -226,13 +217,15 @@ def _fit(tensors: tuple[Any, ...], stride: tuple[int, ...], padding: tuple[int, 
         raise ConfigError(f"x, kernel and bias must have one floating dtype and device, not {found}")
     if len(stride) != axes or len(padding) != axes or min(stride) < 1 or min(padding) < 0:
         raise ConfigError(f"stride={list(stride)}, padding={list(padding)}: one number an axis, at least 1 and 0")
-    return Fit(case_of(device.type, dtype, x, kernel, stride, padding), _output_shape(x, kernel, stride, padding))
+    for each in zip(x[2:], kernel[2:], stride, padding, strict=True):
+        output_size(*each)
+    return case_of(device.type, dtype, x, kernel, stride, padding)
 
 
-def _output_shape(x: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> Sizes:
-    """[B, C, Y..] of x [B, C, H..] and kernel [.., S..]. ConfigError if the kernel is larger than the padded input."""
-    axes = zip(x[2:], kernel[2:], stride, padding, strict=True)
-    return *x[:2], *(output_size(*each) for each in axes)
+def _output_shape(x: Tensor, kernel: Tensor, stride: Sequence[int], padding: Sequence[int]) -> tuple[int, ...]:
+    """[B, C, Y..]. ConfigError where the kernel is larger than the padded input."""
+    axes = zip(x.shape[2:], kernel.shape[2:], stride, padding, strict=True)
+    return *x.shape[:2], *(output_size(*each) for each in axes)
 
 
 def _empty_gradients(x: Tensor, kernel: Tensor, wanted: Sequence[bool]) -> tuple[Tensor, Tensor, Tensor]:

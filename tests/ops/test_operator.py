@@ -183,6 +183,10 @@ def test_operations_are_counted():
     with FlopCounterMode(display=False) as counter:
         ops.convolve(*given_tensors, (1,), (2,), 8).sum().backward()
     assert counter.get_total_flops() == 3 * forward
+    output = ops.convolve(*given_tensors, (1,), (2,), 8)
+    with FlopCounterMode(display=False) as counter:
+        output.sum().backward()
+    assert counter.get_total_flops() == 2 * forward
     with FlopCounterMode(display=False) as counter:
         x, kernel, bias = given_tensors
         ops.convolve(x, kernel.detach(), bias, (1,), (2,), 8).sum().backward()
