@@ -27,6 +27,9 @@ Sizes = tuple[int, ...]
 
 # Threads should be at work so much of the time, if tasks take equally long. Each part of a task copies what it reads.
 AT_WORK = 0.9
+# A thread takes as many tasks of a convolution at once as have so many products a lane, some 20 us, at most an eighth
+# of its share: threads wait for each other there, and images that follow each other share their kernel.
+AT_ONCE, SHARES = 40_000, 8
 # Pixels. Code is written for each output along an axis: for 16,000 that takes over a second, each new length again.
 LONGEST_AXIS = 4096
 
@@ -133,7 +136,8 @@ def convolve_into(
         address(output, batch, rows.outputs, columns.outputs, channels),
     )
     code = _code("convolution", machine, channels, rows, columns, turned)
-    _run(code, batch, batch * _tasks(machine, channels), rows.outputs, addresses)
+    products = math.prod(axis.outputs * min(axis.inputs, axis.taps) for axis in (rows, columns))
+    _run(code, batch, batch * _tasks(machine, channels), rows.outputs, products, addresses)
 
 
 def gradients_into(
@@ -149,7 +153,7 @@ def gradients_into(
         address(of_kernel, blocks, rows.taps, columns.taps, machine.lanes),
     )
     code = _code("kernel_gradient", machine, channels, rows, columns)
-    _run(code, batch, _tasks(machine, channels), rows.taps, addresses)
+    _run(code, batch, _tasks(machine, channels), rows.taps, AT_ONCE, addresses)
 
 
 @functools.cache
@@ -167,12 +171,15 @@ def _code(kind: str, machine: "Machine", channels: int, *geometry: Any) -> "Comp
     return llvm.compiled(machine, getattr(vector_code, kind)(machine, channels, *geometry))
 
 
-def _run(code: "Compiled", batch: int, tasks: int, rows: int, addresses: tuple[int, int, int, int]) -> None:
-    """Run the code in torch's threads: `tasks` of them, each cut into parts of its rows where there are few."""
+def _run(
+    code: "Compiled", batch: int, tasks: int, rows: int, products: int, addresses: tuple[int, int, int, int]
+) -> None:
+    """Run the code in torch's threads: tasks of so many products a lane, cut into parts of their rows where few."""
     threads = torch.get_num_threads()
     parts = _parts(tasks, rows, threads)
+    at_once = max(1, min(AT_ONCE // products, tasks * parts // (SHARES * threads)))
     # The order of vector_code's NUMBERS and POINTERS.
-    run(code, tasks * parts, batch, parts, threads, *addresses)
+    run(code, tasks * parts, batch, parts, at_once, 1 if at_once > 1 else threads, *addresses)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -204,20 +204,23 @@ class Writer:
         loop.sums = carried
 
     @contextmanager
-    def tasks(self, counter: str, total: str) -> Iterator[ir.Value]:
+    def tasks(self, counter: str, total: str, at_once: str = "") -> Iterator[ir.Value]:
         """Numbers below the argument `total`, each taken once by one of the threads that run this function at once.
 
-        The argument `counter` is the next number that none has taken.
+        The argument `counter` is the next number that none has taken; as many as the argument `at_once` says, or one,
+        are taken together.
         """
         end, place = self.argument(total), self.kinds[counter][0]
+        many = self.argument(at_once) if at_once else INT(1)
         shared = self.at.gep(self.array, [INT(place)], source_etype=INT)
         take, work, after = (self.at.append_basic_block(name) for name in ("take", "work", "after"))
         self.at.branch(take)
         self.at.position_at_end(take)
-        task = self.at.atomic_rmw("add", shared, INT(1), "monotonic")
-        self.at.cbranch(self.at.icmp_signed("<", task, end), work, after)
+        first = self.at.atomic_rmw("add", shared, many, "monotonic")
+        self.at.cbranch(self.at.icmp_signed("<", first, end), work, after)
         self.at.position_at_end(work)
-        yield task
+        with self.loop(first, self.smaller(self.at.add(first, many), end)) as task:
+            yield task.index
         self.at.branch(take)
         self.at.position_at_end(after)
 

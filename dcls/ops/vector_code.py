@@ -44,9 +44,10 @@ from llvmlite import ir
 
 from dcls.ops.llvm import INT, Loop, Machine, Writer
 
-# The arguments of both functions. `next` and `tasks` deal out the work to `threads`; the rows of an image, or of taps,
-# are divided into `parts`. `other` is the kernel or the output's gradient, `bias` the bias or its gradient.
-NUMBERS = ("next", "tasks", "batch", "parts", "threads")
+# The arguments of both functions. `next` and `tasks` deal out the work, a convolution's so many `at_once`, and a thread's
+# next task is most likely `apart` from this one. The rows of an image, or of taps, are divided into `parts`. `other` is
+# the kernel or the output's gradient, `bias` the bias or its gradient.
+NUMBERS = ("next", "tasks", "batch", "parts", "at_once", "apart")
 POINTERS = ("input", "other", "bias", "result")
 
 # Products summed in registers before they are added to the result, at least: more make the rounding error larger, fewer
@@ -197,11 +198,11 @@ def convolution(machine: Machine, channels: int, rows: Axis, columns: Axis, turn
     inside, (width, room) = code.table(rows_of_taps(rows)), _registers(machine, columns, "pixels")
     direction = -1 if turned else 1
     tap, tap_row = direction * lanes, direction * columns.taps * lanes
-    with code.tasks("next", "tasks") as task:
+    with code.tasks("next", "tasks", "at_once") as task:
         image, line, part = _place(code, task)
         share = _share(code, part, rows.outputs)
         # The task that this thread most likely takes next.
-        next_image, next_line, _ = _place(code, code.at.add(task, code.argument("threads")))
+        next_image, next_line, _ = _place(code, code.at.add(task, code.argument("apart")))
         images, next_images = (
             code.step(code.argument("input"), (b, rows.inputs * columns.inputs * channels), (of, blocks * lanes))
             for b, of in ((image, line), (next_image, next_line))

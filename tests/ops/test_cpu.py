@@ -143,6 +143,25 @@ def test_parts_of_a_task_do_not_undo_one_another():
     assert torch.stack(sums).eq(16).all()
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_tasks_of_many_small_images_are_taken_together(threads, monkeypatch):
+    torch.manual_seed(0)
+    dealt, run = [], cpu.run
+    monkeypatch.setattr(cpu, "run", lambda code, *numbers: (dealt.append(numbers[:4:3]), run(code, *numbers)))
+    given_tensors = torch.randn(37, 48, 3, 3), torch.randn(48, 1, 5, 5), torch.randn(48)
+    wide = expected(*given_tensors, (1, 1), (2, 2))
+    given_tensors = [each.requires_grad_() for each in given_tensors]
+    torch.set_num_threads(threads)
+    output = depthwise(*given_tensors, [1, 1], [2, 2], "cpu")
+    gradients = torch.autograd.grad(output, given_tensors, wide[1])
+    torch.set_num_threads(1)
+    for ours, right in zip((output, *gradients), (wide[0], *wide[2:]), strict=True):
+        assert_close(ours, right)
+    (tasks, at_once), *_ = dealt
+    assert at_once > 1
+    assert tasks % at_once, "the last ones taken are fewer"
+
+
 def test_calls_of_several_threads_at_once():
     torch.manual_seed(0)
     images, kernel = torch.randn(16, 2, 16, 14, 14), torch.randn(16, 1, 7, 7)
