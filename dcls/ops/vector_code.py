@@ -44,9 +44,9 @@ from llvmlite import ir
 
 from dcls.ops.llvm import INT, Loop, Machine, Writer
 
-# The arguments of both functions. `next` and `tasks` deal out the work, a convolution's so many `at_once`, and a thread's
-# next task is most likely `apart` from this one. The rows of an image, or of taps, are divided into `parts`. `other` is
-# the kernel or the output's gradient, `bias` the bias or its gradient.
+# The arguments of both functions. `next` and `tasks` deal out the work, that of a convolution so much `at_once`; a
+# thread's next task is most likely `apart` from this one. The rows of an image, or of taps, are divided into `parts`.
+# `other` is the kernel or the output's gradient, `bias` the bias or its gradient.
 NUMBERS = ("next", "tasks", "batch", "parts", "at_once", "apart")
 POINTERS = ("input", "other", "bias", "result")
 
