@@ -8,7 +8,7 @@ import sys
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 LARGEST_INT = 2**31 - 1
 # The size up to which glibc comes to keep blocks by itself. Larger ones stay with the system: before glibc 2.38 an
-# aligned block does not fit into the gap that its like has left, and a heap of such gaps grows without an end.
+# aligned block does not fit into the gap that its like has left, and a heap of such gaps may grow without an end.
 LARGEST_KEPT = 32 * 2**20
 
 

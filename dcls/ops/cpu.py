@@ -153,6 +153,7 @@ def gradients_into(
         address(of_kernel, blocks, rows.taps, columns.taps, machine.lanes),
     )
     code = _code("kernel_gradient", machine, channels, rows, columns)
+    # As if they were large: to take several of these at once gained nothing.
     _run(code, batch, _tasks(machine, channels), rows.taps, AT_ONCE, addresses)
 
 
