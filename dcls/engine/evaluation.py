@@ -85,7 +85,7 @@ def features(
     for images, answers in batches:
         with precision.autocast():
             maps = model.forward_features(precision.place(images))  # type: ignore[operator]  # methods of all timm models
-            pooled.append(model.forward_head(maps, pre_logits=True).float())  # type: ignore[operator]
+            pooled.append(model.forward_head(maps, pre_logits=True).float())  # type: ignore[operator]  # the same
         labels.append(answers.to(precision.device))
     return torch.cat(pooled), torch.cat(labels)
 

@@ -60,7 +60,7 @@ class World:
 def join(device: str = "auto", threads: int | None = None) -> Iterator[World]:
     """Join the processes torchrun started, nccl on CUDA and gloo on CPU, and leave them at the end.
 
-    On a CPU the process keeps the memory it frees from then on.
+    On a CPU the process keeps the memory it frees from then on (keep_freed).
 
     `device` is auto, cpu or cuda; `threads` the CPU threads of this process (None: torch's own choice).
     Raises ConfigError when CUDA is asked for and absent.

@@ -17,7 +17,7 @@ if native.unavailable():
     pytest.skip(str(native.unavailable()), allow_module_level=True)
 
 from dcls.ops.llvm import Machine
-from dcls.ops.vector_code import Axis, pieces, tiles
+from dcls.ops.vector_code import NUMBERS, Axis, pieces, tiles
 
 CANARY = 64
 HERE = native.machine_for(16)
@@ -147,7 +147,12 @@ def test_parts_of_a_task_do_not_undo_one_another():
 def test_tasks_of_many_small_images_are_taken_together(threads, monkeypatch):
     torch.manual_seed(0)
     dealt, run = [], cpu.run
-    monkeypatch.setattr(cpu, "run", lambda code, *numbers: (dealt.append(numbers[:4:3]), run(code, *numbers)))
+
+    def noted(code, *numbers):
+        dealt.append(dict(zip(NUMBERS[1:], numbers, strict=False)))
+        run(code, *numbers)
+
+    monkeypatch.setattr(cpu, "run", noted)
     given_tensors = torch.randn(37, 48, 3, 3), torch.randn(48, 1, 5, 5), torch.randn(48)
     wide = expected(*given_tensors, (1, 1), (2, 2))
     given_tensors = [each.requires_grad_() for each in given_tensors]
@@ -157,9 +162,8 @@ def test_tasks_of_many_small_images_are_taken_together(threads, monkeypatch):
     torch.set_num_threads(1)
     for ours, right in zip((output, *gradients), (wide[0], *wide[2:]), strict=True):
         assert_close(ours, right)
-    (tasks, at_once), *_ = dealt
-    assert at_once > 1
-    assert tasks % at_once, "the last ones taken are fewer"
+    assert dealt[0]["at_once"] > 1
+    assert dealt[0]["tasks"] % dealt[0]["at_once"], "the last ones taken are fewer"
 
 
 def test_calls_of_several_threads_at_once():
