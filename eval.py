@@ -31,14 +31,18 @@ from rich.table import Table
 from torch import nn
 
 import models
-from dcls import composition, data, ops
+from dcls import data, ops
 from dcls.analysis import complexity
-from dcls.atomic import writable, write_text
-from dcls.config import DataConfig, EvalConfig
+from dcls.config import composition
+from dcls.config.schema import DataConfig, EvalConfig
 from dcls.data import robustness
-from dcls.engine import checkpoints, evaluation, processes, resolved
-from dcls.engine.prepare import precision
 from dcls.errors import ConfigError, about, reported
+from dcls.evaluation import scoring
+from dcls.files import checkpoints
+from dcls.files.atomic import writable, write_text
+from dcls.record import resolved
+from dcls.runtime import processes
+from dcls.runtime.prepare import precision
 from train import build_eval_loader, choose_backend, is_a_run, network_of_a_run
 
 FALLBACK_FOLDER = Path("runs/eval")
@@ -175,7 +179,7 @@ def evaluate(trial: Trial, config: EvalConfig, world: processes.World) -> dict[s
     numeric = precision(world.device, amp=config.runtime.amp, channels_last=config.runtime.channels_last)
     # A copy, so that the device holds one model at a time.
     model = (
-        evaluation.fused(subject.model, channels_last=numeric.channels_last)
+        scoring.fused(subject.model, channels_last=numeric.channels_last)
         if config.fuse
         else copy.deepcopy(subject.model).eval()
     ).to(world.device)
@@ -186,7 +190,7 @@ def evaluate(trial: Trial, config: EvalConfig, world: processes.World) -> dict[s
     if config.runtime.compile:
         model.compile()
     if trial.outputs is not None:
-        model = evaluation.Restricted(model, torch.from_numpy(trial.outputs).to(world.device))
+        model = scoring.Restricted(model, torch.from_numpy(trial.outputs).to(world.device))
     scores = {}
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not (world.is_main and console.is_terminal)) as bar:
@@ -194,7 +198,7 @@ def evaluate(trial: Trial, config: EvalConfig, world: processes.World) -> dict[s
         for name, source in trial.sources.items():
             loader = build_eval_loader(shown, source, world, batch=config.batch, label_map=trial.labels)
             batches = advancing(loader, lambda count: bar.advance(task, count * world.size))
-            (scores[name],) = evaluation.evaluate([model], batches, world, precision=numeric)
+            (scores[name],) = scoring.evaluate([model], batches, world, precision=numeric)
             loader.close()
             if bar.disable and len(trial.sources) > 1 and world.is_main:
                 print(f"{name[0]}, severity {name[1]}: top-1 error {100 - scores[name].top1:.2f} %", flush=True)
@@ -222,7 +226,7 @@ def advancing(batches: Any, advance: Callable[[int], None]) -> Iterator[Any]:
         advance(len(batch[0]))
 
 
-def of_corruptions(scores: Mapping[tuple[str, int], evaluation.Scores]) -> dict[str, Any]:
+def of_corruptions(scores: Mapping[tuple[str, int], scoring.Scores]) -> dict[str, Any]:
     """The mCE, and the top-1 errors of each corruption by severity, percent."""
     errors: dict[str, list[float]] = {}
     for (corruption, _), each in scores.items():

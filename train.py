@@ -20,24 +20,29 @@ from rich.console import Console
 from torch import nn
 
 import models
-from dcls import composition, data, layers, ops
+from dcls import data, layers, ops
 from dcls.analysis import complexity, positions
-from dcls.atomic import writable, write_text
-from dcls.config import Config, DataConfig, DclsSurgery, EvalRuntimeConfig, SurgeryConfig
-from dcls.engine import checkpoints, mirrors, objective, optim, processes, profiling, resolved, summary
+from dcls.config import composition
+from dcls.config.schema import Config, DataConfig, DclsSurgery, EvalRuntimeConfig, SurgeryConfig
+from dcls.engine import optim
 from dcls.engine.ema import Ema
 from dcls.engine.folder import RunFolder
 from dcls.engine.loop import Autosave, Stopped, fit
 from dcls.engine.plan import Plan, plan
-from dcls.engine.prepare import measured_choices, precision, prepare, settled_amp
-from dcls.engine.progress import Bar
-from dcls.engine.record import Record
-from dcls.engine.report import RunReport
 from dcls.engine.state import FORMAT, TrainState
 from dcls.engine.step import PositionRules, Step
 from dcls.errors import CheckpointError, ConfigError, about, reported
-from dcls.randomness import key, seed_all
+from dcls.files import checkpoints
+from dcls.files.atomic import writable, write_text
+from dcls.record import mirrors, resolved, summary
+from dcls.record.bar import Bar
+from dcls.record.record import Record
+from dcls.record.report import RunReport
+from dcls.runtime import processes, profiling
+from dcls.runtime.prepare import measured_choices, precision, prepare, settled_amp
+from dcls.runtime.randomness import key, seed_all
 from dcls.surgery import Report
+from dcls.task import objective
 
 STOPPED = 143  # what a shell reports after SIGTERM; schedulers requeue on it
 DEBUG_BATCHES = DEBUG_EPOCHS = 2

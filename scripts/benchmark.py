@@ -13,6 +13,8 @@ Where a result is wrong nothing is reported and the exit code is 1. Two other pr
 threaded number meaningless: measure on an idle machine.
 """
 
+import checkout
+
 import argparse
 import importlib
 import logging
@@ -23,19 +25,16 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-SCRIPTS = Path(__file__).resolve().parent
-sys.path[:0] = [str(SCRIPTS), str(SCRIPTS.parent)]
+import torch
+from benchmarks import machine, memory, report
+from benchmarks.contest import Mismatch, Row, against_peers, hold, summed
+from benchmarks.setting import Setting
+from command_line import OneLine
 
-import torch  # noqa: E402  # the checkout need not be installed
-from benchmarks import machine, memory, report  # noqa: E402
-from benchmarks.contest import Mismatch, Row, against_peers, hold, summed  # noqa: E402
-from benchmarks.setting import Setting  # noqa: E402
-from command_line import OneLine  # noqa: E402
-
-from dcls import ops  # noqa: E402
-from dcls.engine.memory import keep_freed  # noqa: E402
-from dcls.errors import ConfigError, reported  # noqa: E402
-from dcls.ops import dispatch  # noqa: E402
+from dcls import ops
+from dcls.errors import ConfigError, reported
+from dcls.ops import dispatch
+from dcls.runtime.memory import keep_freed
 
 # Modules of benchmarks/, imported when asked for: what one needs, another may do without.
 BENCHES = ("construct", "conv", "layer", "model", "loop")

@@ -9,6 +9,8 @@ path alone, so a command that was interrupted continues when it is given again. 
 encoder are not bit for bit those of the published files: compare only what was made in the same way.
 """
 
+import checkout
+
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,20 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-SCRIPTS = Path(__file__).resolve().parent
-sys.path[:0] = [str(SCRIPTS), str(SCRIPTS.parent)]
+import numpy as np
+from command_line import OneLine
+from PIL import Image
+from rich.progress import track
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
 
-import numpy as np  # noqa: E402  # the checkout need not be installed
-from command_line import OneLine  # noqa: E402
-from PIL import Image  # noqa: E402
-from rich.progress import track  # noqa: E402
-from torch.utils.data import DataLoader, Dataset  # noqa: E402
-from torchvision import transforms  # noqa: E402
-
-from dcls.atomic import replacing, writable  # noqa: E402
-from dcls.data import FolderSource, robustness  # noqa: E402
-from dcls.errors import ConfigError, DataError, reported  # noqa: E402
-from dcls.randomness import key, seed_all  # noqa: E402
+from dcls.data import FolderSource, robustness
+from dcls.errors import ConfigError, DataError, reported
+from dcls.files.atomic import replacing, writable
+from dcls.runtime.randomness import key, seed_all
 
 SHOWN = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
 SEEDED = ("impulse_noise", "glass_blur")

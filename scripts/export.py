@@ -12,6 +12,8 @@ Every file is opened again and compared with the unfused network on random image
 1e-4 of the largest, no file is left and the exit code is 1.
 """
 
+import checkout
+
 import argparse
 import importlib.util
 import inspect
@@ -25,23 +27,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
+import timm
+import torch
+from command_line import OneLine
+from huggingface_hub.errors import HfHubHTTPError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
-import timm  # noqa: E402  # the checkout need not be installed
-import torch  # noqa: E402
-from command_line import OneLine  # noqa: E402
-from huggingface_hub.errors import HfHubHTTPError  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-
-import models  # noqa: E402
-from dcls import layers  # noqa: E402
-from dcls.atomic import replacing, writable  # noqa: E402
-from dcls.config import VERSIONS, EvalConfig, EvalModelConfig, EvalSurgeryConfig  # noqa: E402
-from dcls.data import settled_crop  # noqa: E402
-from dcls.errors import ConfigError, reported  # noqa: E402
-from eval import Subject, load  # noqa: E402
+import models
+from dcls import layers
+from dcls.config.schema import VERSIONS, EvalConfig, EvalModelConfig, EvalSurgeryConfig
+from dcls.data import settled_crop
+from dcls.errors import ConfigError, reported
+from dcls.files.atomic import replacing, writable
+from eval import Subject, load
 
 TOLERANCE = 1e-4
 # Traced with one number of images, compared with another: the batch is free.

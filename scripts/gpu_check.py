@@ -7,6 +7,8 @@ torch, triton, timm, numpy and pytest suffice; what needs more is left out with 
 time of its own, so that one that fails or hangs leaves the others their turn. The exit code is 1 where a step failed.
 """
 
+from checkout import ROOT
+
 import argparse
 import importlib.util
 import os
@@ -18,13 +20,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
+import torch
+from command_line import OneLine
 
-import torch  # noqa: E402
-from command_line import OneLine  # noqa: E402
-
-from dcls.errors import ConfigError, reported  # noqa: E402
+from dcls.errors import ConfigError, reported
 
 SECONDS = 530.0
 # Of a benchmark's time, after which it begins no further case: the last one and the report need the rest.

@@ -14,6 +14,8 @@ error), how many images counted and how many were skipped for a constant map, of
 images under their maps. One process, one device.
 """
 
+import checkout
+
 import json
 import math
 import sys
@@ -22,26 +24,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
 
-import numpy as np  # noqa: E402  # the checkout need not be installed
-import torch  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.progress import track  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-
-import models  # noqa: E402
-from dcls import composition, data  # noqa: E402
-from dcls.analysis import complexity, heatmaps, plots  # noqa: E402
-from dcls.analysis.alignment import HUMAN_CEILING, SIDE, alignment, human_maps, rank_correlation  # noqa: E402
-from dcls.atomic import writable, write_text  # noqa: E402
-from dcls.config import EvalConfig  # noqa: E402
-from dcls.data import robustness  # noqa: E402
-from dcls.data.clickme import CLASSES  # noqa: E402
-from dcls.engine import evaluation, processes  # noqa: E402
-from dcls.errors import ConfigError, reported  # noqa: E402
-from eval import Subject, folder_of, subjects  # noqa: E402
+import models
+from dcls import data
+from dcls.analysis import complexity, heatmaps, plots
+from dcls.analysis.alignment import HUMAN_CEILING, SIDE, alignment, human_maps, rank_correlation
+from dcls.config import composition
+from dcls.config.schema import EvalConfig
+from dcls.data import robustness
+from dcls.data.clickme import CLASSES
+from dcls.errors import ConfigError, reported
+from dcls.evaluation import scoring
+from dcls.files.atomic import writable, write_text
+from dcls.runtime import processes
+from eval import Subject, folder_of, subjects
 
 METHODS: Mapping[str, Callable[[Tensor, int], Tensor]] = {
     "gradcam": heatmaps.grad_cam,
@@ -156,7 +157,7 @@ class Network:
     def __init__(
         self, model: nn.Module, methods: Mapping[str, Callable[[Tensor, int], Tensor]], device: torch.device
     ) -> None:
-        self.model, self.methods, self.device = evaluation.fused(model).to(device), methods, device
+        self.model, self.methods, self.device = scoring.fused(model).to(device), methods, device
         self.layer = models.target_layer(self.model)
 
     def maps(self, images: Tensor, classes: Tensor) -> dict[str, Tensor]:

@@ -4,14 +4,13 @@ python scripts/option_map.py            make it anew
 python scripts/option_map.py --check    exit 1 where the README is stale
 """
 
+from checkout import ROOT
+
 import argparse
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from dcls import option_map  # noqa: E402  # the checkout need not be installed
+from dcls.config import help
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 where the README is stale")
     asked = parser.parse_args(arguments)
     old = asked.readme.read_text(encoding="utf-8")
-    new = option_map.renewed(old)
+    new = help.renewed(old)
     if asked.check and new != old:
         print(f"{asked.readme}: the option map is stale; run python scripts/option_map.py")
         return 1

@@ -10,6 +10,8 @@ augmentation. Nothing is chosen on the test split: the linear probe's penalty is
 Prints a table and writes probe.json and probe.csv to `run.dir`, by default the run's own folder.
 """
 
+import checkout
+
 import csv
 import io
 import json
@@ -21,24 +23,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor, nn
 
-import numpy as np  # noqa: E402
-from rich.console import Console  # noqa: E402  # the checkout need not be installed
-from rich.progress import track  # noqa: E402
-from rich.table import Table  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-
-from dcls import composition, data  # noqa: E402
-from dcls.analysis import probes  # noqa: E402
-from dcls.atomic import writable, write_text  # noqa: E402
-from dcls.config import DataConfig, EvalConfig  # noqa: E402
-from dcls.engine import evaluation, processes  # noqa: E402
-from dcls.engine.prepare import precision  # noqa: E402
-from dcls.errors import ConfigError, reported  # noqa: E402
-from eval import Subject, folder_of, subjects  # noqa: E402
-from train import build_eval_loader, choose_backend  # noqa: E402
+from dcls import data
+from dcls.analysis import probes
+from dcls.config import composition
+from dcls.config.schema import DataConfig, EvalConfig
+from dcls.errors import ConfigError, reported
+from dcls.evaluation import scoring
+from dcls.files.atomic import writable, write_text
+from dcls.runtime import processes
+from dcls.runtime.prepare import precision
+from eval import Subject, folder_of, subjects
+from train import build_eval_loader, choose_backend
 
 # What eval.py does otherwise.
 FIXED = {
@@ -151,7 +152,7 @@ def probed(
     subject: Subject, shown: DataConfig, sources: Sources, config: EvalConfig, asked: Asked, world: processes.World
 ) -> Iterator[dict[str, Any]]:
     """The rows of a checkpoint."""
-    model = evaluation.fused(subject.model, channels_last=config.runtime.channels_last).to(world.device)
+    model = scoring.fused(subject.model, channels_last=config.runtime.channels_last).to(world.device)
     train, test = (features(model, shown, source, config, world) for source in sources)
     common = {"checkpoint": subject.name, "images": len(test.labels), "train_images": len(train.labels)}
     common |= {"features": train.features.shape[1]}
@@ -165,7 +166,7 @@ def features(
     numeric = precision(world.device, amp=config.runtime.amp, channels_last=config.runtime.channels_last)
     loader = build_eval_loader(shown, source, world, batch=config.batch)
     batches = tracked(loader, f"features of {len(source):,} images", len(loader))
-    found = evaluation.features(model, batches, precision=numeric)
+    found = scoring.features(model, batches, precision=numeric)
     loader.close()
     return Split(*found, len(source.class_names))
 

@@ -9,6 +9,8 @@ one thread each: networks this small gain little from a second thread. Started a
 and interrupted ones continue.
 """
 
+from checkout import ROOT
+
 import argparse
 import json
 import os
@@ -22,17 +24,13 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from command_line import OneLine
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
-
-from command_line import OneLine  # noqa: E402  # the checkout need not be installed
-
-from dcls.analysis import plots  # noqa: E402
-from dcls.atomic import write_text  # noqa: E402
-from dcls.errors import ConfigError, reported  # noqa: E402
+from dcls.analysis import plots
+from dcls.errors import ConfigError, reported
+from dcls.files.atomic import write_text
 
 LABELS = {"none": "plain", "dcls_quickstart": "DCLS"}
 HEADER = ("model", "top-1 %", "EMA top-1 %", "parameters", "FLOPs", "eval img/s", "training s")

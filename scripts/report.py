@@ -11,6 +11,8 @@ Options: run.dir, against (run folders), out (report.html in run.dir), data.root
 images), device (auto, cpu, cuda), threads (of a CPU; 0: torch's choice).
 """
 
+import checkout
+
 import base64
 import json
 import math
@@ -23,27 +25,27 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import numpy as np
+import torch
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
 
-import numpy as np  # noqa: E402  # the checkout need not be installed
-import torch  # noqa: E402
-from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.progress import track  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-
-import models  # noqa: E402
-from dcls import data  # noqa: E402
-from dcls.analysis import classes, heatmaps, panels, plots, positions, receptive_field  # noqa: E402
-from dcls.atomic import writable, write_text  # noqa: E402
-from dcls.config import DataConfig, EvalConfig  # noqa: E402
-from dcls.engine import checkpoints, evaluation, processes, resolved  # noqa: E402
-from dcls.engine.prepare import Precision, precision  # noqa: E402
-from dcls.errors import ConfigError, reported  # noqa: E402
-from dcls.surgery import Report  # noqa: E402
-from eval import Trial, of_a_run, prepared  # noqa: E402
-from train import build_eval_loader, network_as_built, pick  # noqa: E402
+import models
+from dcls import data
+from dcls.analysis import classes, heatmaps, panels, plots, positions, receptive_field
+from dcls.config.schema import DataConfig, EvalConfig
+from dcls.errors import ConfigError, reported
+from dcls.evaluation import scoring
+from dcls.files import checkpoints
+from dcls.files.atomic import writable, write_text
+from dcls.record import resolved
+from dcls.runtime import processes
+from dcls.runtime.prepare import Precision, precision
+from dcls.surgery import Report
+from eval import Trial, of_a_run, prepared
+from train import build_eval_loader, network_as_built, pick
 
 OPTIONS = {"run.dir": "", "against": "", "out": "", "data.root": "", "batch": "128", "device": "auto", "threads": "0"}
 TOLD = {"format", "config", "class_names", "history", "positions"}  # of a run, by its checkpoints
@@ -72,7 +74,7 @@ class Run:
     @cached_property
     def network(self) -> nn.Module:
         """For inference, on the CPU."""
-        return evaluation.fused(self.trial.subject.model).requires_grad_(False)
+        return scoring.fused(self.trial.subject.model).requires_grad_(False)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -321,7 +323,7 @@ def evaluated(run: Run, numeric: Precision, world: processes.World, batch: int) 
     """Which images it has right, bool [N]."""
     trial = run.trial
     loader = build_eval_loader(trial.shown, trial.source, world, batch=batch, label_map=trial.labels)
-    right = evaluation.hits(run.network.to(numeric.device), progress(loader, run.name), numeric)
+    right = scoring.hits(run.network.to(numeric.device), progress(loader, run.name), numeric)
     loader.close()
     return right
 

@@ -16,6 +16,8 @@ run=missing starts evaluations. For robustness data.root holds the sets, as imag
 gradcam takes root, out, run and clickme.
 """
 
+import checkout
+
 import csv
 import io
 import math
@@ -29,22 +31,19 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-SCRIPTS = Path(__file__).resolve().parent
-sys.path[:0] = [str(SCRIPTS), str(SCRIPTS.parent)]
+import torch
+from benchmarks import machine
+from quickstart import call
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table as RichTable
+from tables import cost, gradcam, picture, results, robustness
+from tables.arms import SCALES, TABLES, Arm, Table
 
-import torch  # noqa: E402  # the checkout need not be installed
-from benchmarks import machine  # noqa: E402
-from quickstart import call  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.progress import track  # noqa: E402
-from rich.table import Table as RichTable  # noqa: E402
-from tables import cost, gradcam, picture, results, robustness  # noqa: E402
-from tables.arms import SCALES, TABLES, Arm, Table  # noqa: E402
-
-import models  # noqa: E402
-from dcls.atomic import writable, write_text  # noqa: E402
-from dcls.engine import resolved  # noqa: E402
-from dcls.errors import ConfigError, reported  # noqa: E402
+import models
+from dcls.errors import ConfigError, reported
+from dcls.files.atomic import writable, write_text
+from dcls.record import resolved
 
 HEADER = (
     "model",

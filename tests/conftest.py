@@ -31,7 +31,7 @@ def image_tree(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def typed() -> Callable[..., Any]:
     """The checked configuration of a training with these words."""
-    from dcls import composition  # not above: gpu_check.py runs tests where Hydra is not installed
+    from dcls.config import composition  # not above: gpu_check.py runs tests where Hydra is not installed
 
     return lambda *words: composition.typed(*composition.compose("train", words))
 
@@ -39,7 +39,7 @@ def typed() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def typed_eval() -> Callable[..., Any]:
     """The checked configuration of an evaluation with these words."""
-    from dcls import composition
+    from dcls.config import composition
 
     return lambda *words: composition.typed_eval(*composition.compose("eval", words))
 
@@ -47,7 +47,7 @@ def typed_eval() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def refusal(typed) -> Callable[..., str]:
     """What is said about a training with these words, which cannot be."""
-    from dcls import composition
+    from dcls.config import composition
 
     def line(*words: str) -> str:
         with pytest.raises(ConfigError) as caught:

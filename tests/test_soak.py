@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dcls.engine.checkpoints import load
+from dcls.files.checkpoints import load
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.soak

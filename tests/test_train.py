@@ -20,11 +20,11 @@ import eval as evaluation
 import models
 import train
 from dcls.analysis import pictures
-from dcls.engine.checkpoints import Checkpoints, load
 from dcls.engine.loop import Autosave
-from dcls.engine.processes import StopRequest
 from dcls.errors import reported
+from dcls.files.checkpoints import Checkpoints, load
 from dcls.ops import cpu, dispatch
+from dcls.runtime.processes import StopRequest
 
 ROOT = Path(__file__).parents[1]
 EPOCHS, STEPS = 3, 12  # 64 images in batches of 16

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from dcls import layers
 from dcls.analysis.positions import sample, statistics
-from dcls.atomic import replacing
+from dcls.files.atomic import replacing
 
 Path = str | os.PathLike[str]
 Item = TypeVar("Item")

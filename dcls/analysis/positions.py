@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from dcls import layers
-from dcls.atomic import replacing
 from dcls.errors import CheckpointError
+from dcls.files.atomic import replacing
 
 KERNELS_KEPT = 4096
 """Kernels of one group that a History keeps. Every depthwise stage fits; a dense ResNet-50 stage has up to 262,144."""

@@ -23,7 +23,7 @@ from dcls.data.order import epoch_order, slot_batches
 from dcls.data.sources import Source
 from dcls.data.transforms import Transform
 from dcls.errors import ConfigError, DataError, ImageError
-from dcls.randomness import key, seed_all
+from dcls.runtime.randomness import key, seed_all
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 Address = tuple[int, np.ndarray]  # epoch, rows (sample index, copy): int64 [B, 2]

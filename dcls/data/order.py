@@ -6,7 +6,7 @@ is in them, and resuming is an index slice.
 
 import numpy as np
 
-from dcls.randomness import key
+from dcls.runtime.randomness import key
 
 
 def epoch_order(seed: int, epoch: int, length: int, repeats: int = 1) -> np.ndarray:

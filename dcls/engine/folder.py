@@ -9,11 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from dcls.atomic import writable
-from dcls.engine.checkpoints import Checkpoints, load
-from dcls.engine.processes import World
 from dcls.engine.state import TrainState
 from dcls.errors import CheckpointError, ConfigError
+from dcls.files.atomic import writable
+from dcls.files.checkpoints import Checkpoints, load
+from dcls.runtime.processes import World
 
 log = logging.getLogger(__name__)
 

@@ -10,13 +10,13 @@ from torch.nn.utils import get_total_norm
 
 from dcls.analysis import positions
 from dcls.data import EvalLoader, TrainLoader
-from dcls.engine import evaluation
-from dcls.engine.checkpoints import Checkpoints
 from dcls.engine.optim import learning_rates
-from dcls.engine.processes import StopRequest
-from dcls.engine.progress import Bar
 from dcls.engine.state import TrainState
 from dcls.engine.step import Step
+from dcls.evaluation import scoring
+from dcls.files.checkpoints import Checkpoints
+from dcls.record.bar import Bar
+from dcls.runtime.processes import StopRequest
 
 
 class Stopped(Exception):
@@ -107,8 +107,8 @@ def epoch_row(
 ) -> dict[str, Any]:
     """What metrics.jsonl says of an epoch; `epoch` counts from 1 there, as the epochs that are done."""
     scored = [step.model] if step.ema is None else [step.model, step.ema.averaged(step.model)]
-    fused = [evaluation.fused(model, channels_last=step.precision.channels_last) for model in scored]
-    scores, *rest = evaluation.evaluate(fused, val, step.world, precision=step.precision, limit=eval_limit)
+    fused = [scoring.fused(model, channels_last=step.precision.channels_last) for model in scored]
+    scores, *rest = scoring.evaluate(fused, val, step.world, precision=step.precision, limit=eval_limit)
     averaged = rest[0] if rest else None
     val.close()  # its workers would hold memory while the next epoch trains
     images = state.steps_per_epoch * step.slots.global_batch

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dcls.engine.processes import World
 from dcls.errors import ConfigError
+from dcls.runtime.processes import World
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dcls import layers
 from dcls.engine.ema import Ema
-from dcls.engine.objective import Objective
-from dcls.engine.prepare import Precision
-from dcls.engine.processes import World
 from dcls.engine.slots import BatchNormStatistics, Slots
-from dcls.randomness import key, seed_all
+from dcls.runtime.prepare import Precision
+from dcls.runtime.processes import World
+from dcls.runtime.randomness import key, seed_all
+from dcls.task.objective import Objective
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,16 @@ import models
 from benchmarks.contest import OURS, Contest
 from benchmarks.setting import Setting
 from dcls.analysis import positions
-from dcls.engine import objective, optim, processes
-from dcls.engine.checkpoints import Checkpoints
+from dcls.engine import optim
 from dcls.engine.loop import Autosave, train_epoch
-from dcls.engine.prepare import precision
-from dcls.engine.progress import Bar
 from dcls.engine.slots import assign
 from dcls.engine.state import TrainState
 from dcls.engine.step import PositionRules, Step
+from dcls.files.checkpoints import Checkpoints
+from dcls.record.bar import Bar
+from dcls.runtime import processes
+from dcls.runtime.prepare import precision
+from dcls.task import objective
 
 BENCH = "loop"
 # Name, classes, input channels, pixels, slots and steps a visit; images of a slot where they are not the setting's.

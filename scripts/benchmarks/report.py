@@ -53,7 +53,7 @@ def markdown(title: str, rows: Sequence[Row], notes: Sequence[str]) -> str:
 
 def write(folder: Path, title: str, rows: Sequence[Row], notes: Sequence[str]) -> list[Path]:
     """<bench>.md, <bench>.json and <bench>.png in the folder."""
-    from dcls.atomic import write_text
+    from dcls.files.atomic import write_text
 
     path = folder / f"{rows[0].bench}.md"
     write_text(path, markdown(title, rows, notes))
@@ -70,7 +70,7 @@ def draw(path: Path, title: str, rows: Sequence[Row], notes: Sequence[str]) -> N
     from matplotlib.figure import Figure
 
     from dcls.analysis.plots import COLOURS, GRID, INK, PALE
-    from dcls.atomic import replacing
+    from dcls.files.atomic import replacing
 
     figure = Figure(figsize=(9, 1.4 + 0.27 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import train
 from dcls.analysis import complexity
-from dcls.config import Config
-from dcls.engine.evaluation import fused
+from dcls.config.schema import Config
+from dcls.evaluation.scoring import fused
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import timm.data
 
 import models
 from dcls.analysis import complexity
-from dcls.engine import resolved
 from dcls.errors import ConfigError
+from dcls.record import resolved
 
 TITLE = "Heat maps against people's: the ClickMe score (arXiv 2408.03164)"
 METHODS = {"gradcam": "Grad-CAM", "threshold": "Threshold-Grad-CAM"}

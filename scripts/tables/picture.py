@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dcls.analysis.plots import COLOURS, GRID, INK, PALE
-from dcls.atomic import replacing
+from dcls.files.atomic import replacing
 from tables import gradcam, robustness
 
 # Read off that figure; milliseconds an image, one figure of an unnamed device. (top-1 %, ms), T, S, B in order.

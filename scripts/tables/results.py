@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 from scipy import stats
 
-from dcls import composition
-from dcls.config import Config
+from dcls.config import composition
+from dcls.config.schema import Config
 from dcls.errors import ConfigError
 from tables.arms import Arm
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from dcls.config import CONFIGS
+from dcls.config.schema import CONFIGS
 from dcls.data.robustness import ALEXNET, SEVERITIES
 from models.shortcuts import RELEASED
 from tables import cost, results

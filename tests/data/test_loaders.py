@@ -11,7 +11,7 @@ import torch
 
 from dcls.data import EvalLoader, FolderSource, TrainLoader, eval_transform, train_transform
 from dcls.errors import ConfigError, DataError
-from dcls.randomness import key, seed_all
+from dcls.runtime.randomness import key, seed_all
 
 # Three workers on a machine with two cores.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")

@@ -10,7 +10,7 @@ from torchvision import transforms as tv
 from dcls.data import eval_transform, train_transform
 from dcls.data.transforms import Normalise, _augment_ops
 from dcls.errors import ConfigError, DataError
-from dcls.randomness import seed_all
+from dcls.runtime.randomness import seed_all
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GREY = {"channels": 1, "mean": (0.286,), "std": (0.353,)}

@@ -11,11 +11,13 @@ from timm.layers import DropPath
 from torch import nn
 
 from dcls import Dcls2d
-from dcls.engine import objective, optim, processes
+from dcls.engine import optim
 from dcls.engine.ema import Ema
-from dcls.engine.prepare import precision, prepare
 from dcls.engine.slots import assign
 from dcls.engine.step import PositionRules, Step
+from dcls.runtime import processes
+from dcls.runtime.prepare import precision, prepare
+from dcls.task import objective
 
 STEPS, SLOT, SLOTS = 5, 4, 4
 

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from dcls.engine.processes import World
 from dcls.engine.slots import BatchNormStatistics, Slots, assign
 from dcls.errors import ConfigError
+from dcls.runtime.processes import World
 
 ALONE = World(0, 1, torch.device("cpu"))
 

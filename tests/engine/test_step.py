@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dcls.engine.processes import World
+from dcls.runtime.processes import World
 
 SCRIPT = Path(__file__).with_name("steps_of_a_world.py")
 

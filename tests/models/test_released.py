@@ -12,9 +12,9 @@ from torch import Tensor, nn
 import eval as evaluation
 import models
 import train
-from dcls import composition
-from dcls.engine import checkpoints
+from dcls.config import composition
 from dcls.errors import CheckpointError, ConfigError, reported
+from dcls.files import checkpoints
 from dcls.layers import layers
 from models.layouts import LAYOUTS, recognised
 from scripts.benchmarks.peers import reference_layer

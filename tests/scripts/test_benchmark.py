@@ -1,3 +1,5 @@
+import checkout
+
 import json
 import subprocess
 import sys
@@ -101,7 +103,7 @@ print(memory.peak([Contest("memory", "waste", run, list)], [], "waste", sys.argv
 @pytest.mark.skipif(not benchmark.memory.CLEAR.exists(), reason="peak memory is read from Linux's /proc")
 def test_peak_memory_is_the_candidates_own():
     """40 MiB that are made and dropped count, and so they are ours; in processes that hold nothing to reuse."""
-    path = f"import sys; sys.path[:0] = {[str(benchmark.SCRIPTS), str(benchmark.SCRIPTS.parent)]}"
+    path = f"import sys; sys.path[:0] = {[str(checkout.SCRIPTS), str(checkout.ROOT)]}"
     peaks = {
         name: float(subprocess.check_output([sys.executable, "-c", path + WASTEFUL, name], text=True))
         for name in ("ours", "peer")
@@ -121,7 +123,7 @@ def test_memory_has_rows_of_its_own_from_processes_of_their_own(tmp_path, monkey
 
 
 def test_it_runs_from_anywhere():
-    script = benchmark.SCRIPTS / "benchmark.py"
+    script = checkout.SCRIPTS / "benchmark.py"
     done = subprocess.run([sys.executable, script, "--help"], cwd="/", capture_output=True, text=True)
     assert done.returncode == 0
     assert "--seconds" in done.stdout

@@ -20,7 +20,7 @@ from torch import nn
 import eval as evaluation
 import models
 import train
-from dcls.config import EvalConfig, EvalModelConfig
+from dcls.config.schema import EvalConfig, EvalModelConfig
 from dcls.errors import reported
 from scripts import export
 
